@@ -1,0 +1,139 @@
+"""A flow: a base distribution and a transform, as one module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Transform, constraints
+
+from pyro_nf.distributions.flow_distribution import FlowDistribution
+from pyro_nf.transforms._protocol import check_context
+from pyro_nf.transforms.compose import Compose
+from pyro_nf.transforms.foreign import as_flow_transform
+from pyro_nf.transforms.support import ToSupport
+
+
+class Flow(nn.Module):
+    """A normalizing flow: calling it gives a Pyro distribution.
+
+    ``flow()`` or, with a context, ``flow(context)`` returns a
+    :class:`~pyro_nf.distributions.FlowDistribution` with ``batch_shape == context.shape[:-1]``. It
+    serves as a likelihood, a prior or a guide like any other Pyro distribution; in a model, declare
+    the parameters with ``pyro.module("flow", flow)``.
+
+    Args:
+        base: A module whose call with an optional context gives the base distribution.
+        transform: Layer, base -> data, or a sequence of them: any torch or Pyro transforms.
+        support: Where the data lie: a Pyro constraint, or a sequence of one for each dimension. A
+            last layer that follows ``biject_to(support)`` is added. None leaves the transform's own.
+
+    Raises:
+        TypeError: If a transform is none.
+        ValueError: If base, transform and support do not fit.
+
+    Example:
+        >>> import torch
+        >>> from pyro_nf.distributions import DiagonalNormal, Flow
+        >>> from pyro_nf.transforms import ActNorm
+        >>> flow = Flow(DiagonalNormal(3), ActNorm(3))
+        >>> flow().sample((5,)).shape, flow().log_prob(torch.zeros(5, 3)).shape
+        (torch.Size([5, 3]), torch.Size([5]))
+    """
+
+    def __init__(
+        self,
+        base: nn.Module,
+        transform: Transform | Iterable[Transform],
+        *,
+        support: constraints.Constraint | Sequence[constraints.Constraint] | None = None,
+    ) -> None:
+        super().__init__()
+        parts = [transform] if isinstance(transform, Transform) else list(transform)
+        if support is not None:
+            parts.append(ToSupport(support, getattr(base, "input_dim", None)))
+        self.base = base
+        self.transform = as_flow_transform(parts[0]) if len(parts) == 1 else Compose(parts)
+        base_context = getattr(base, "context_dim", 0)
+        if self.transform.context_dim and base_context not in (0, self.transform.context_dim):
+            raise ValueError(
+                f"Flow got a base with context_dim={base_context} and a transform with "
+                f"context_dim={self.transform.context_dim}. Build both with the same context_dim."
+            )
+        self.context_dim = self.transform.context_dim or base_context
+
+    @property
+    def input_dim(self) -> int | None:
+        """Size of the base side's last dimension."""
+        return self.transform.input_dim
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """Shape of one datum."""
+        base = self.base(self._any_context())
+        shape = base.batch_shape + base.event_shape
+        event_dim = max(len(base.event_shape), self.transform.domain.event_dim)
+        return self.transform._forward_shape(shape[len(shape) - event_dim :])
+
+    def _any_context(self) -> Tensor | None:
+        if not self.context_dim:
+            return None
+        like = next(chain(self.parameters(), self.buffers()), torch.zeros(()))
+        return torch.zeros(self.context_dim, dtype=like.dtype, device=like.device)
+
+    def forward(self, context: Tensor | None = None) -> FlowDistribution:
+        """Creates the distribution of the data, given a context where the flow has one.
+
+        Args:
+            context: Shape ``(*batch, context_dim)``.
+
+        Raises:
+            ValueError: If a context is missing, superfluous or of another size.
+        """
+        check_context(self, context)
+        inner = context if self.transform.context_dim else None
+        return FlowDistribution(self.base(context), self.transform, inner)
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Sets what the layers take from data (scales, locations), in one walk data -> base.
+
+        Layers that were initialised before keep their values, so a second call changes nothing.
+
+        Args:
+            x: Data, shape ``(*batch, *event_shape)``, at least 2 finite rows.
+            context: Shape ``(*batch, context_dim)``.
+
+        Raises:
+            ValueError: If there are fewer than two rows, a value is not finite, or shapes do not fit.
+        """
+        check_context(self, context)
+        event_dim = self.transform.codomain.event_dim
+        rows = x.shape[: x.ndim - event_dim].numel()
+        if rows < 2:
+            raise ValueError(f"initialize got {rows} rows of data. Pass at least 2.")
+        if not torch.isfinite(x).all():
+            raise ValueError("initialize got NaN or infinite data. Remove those rows first.")
+        self.transform.initialize(x, context if self.transform.context_dim else None)
+
+    @contextmanager
+    def auxiliary(self) -> Iterator[dict[str, Tensor]]:
+        """Collects what layers report beside the density (see ``FlowTransform.auxiliary``).
+
+        Yields:
+            A dict from name to tensor of shape ``(*batch,)``, filled by the passes in the block.
+
+        Example:
+            >>> import torch
+            >>> from pyro_nf import flows
+            >>> flow = flows.maf(2)
+            >>> with flow.auxiliary() as side_results:
+            ...     log_prob = flow().log_prob(torch.zeros(5, 2))
+            >>> side_results
+            {}
+        """
+        with self.transform.auxiliary() as results:
+            yield results

@@ -1,0 +1,143 @@
+"""The distribution of a flow's data: Pyro's ``TransformedDistribution`` in one pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent
+from torch.distributions.utils import _sum_rightmost
+
+from pyro_nf.transforms._protocol import Bound, FlowTransform
+from pyro_nf.transforms._reuse import Pass
+
+
+class FlowDistribution(dist.TransformedDistribution):
+    r"""The distribution of ``y = transform(x)`` with ``x`` drawn from a base distribution.
+
+    .. math:: \log p(y) = \log p_{\mathrm{base}}(x) - \log|\det \partial y / \partial x|
+
+    Made by calling a :class:`~pyro_nf.distributions.Flow`. ``log_prob`` of data is one pass data ->
+    base and remembers nothing. ``rsample`` keeps its pass on this object, so scoring one's own
+    draw inverts nothing; that pass counts only while draw, parameters, context and modes are as
+    they were.
+
+    Args:
+        base_dist: Distribution of the base side.
+        transform: Layer, base -> data.
+        context: Shape ``(*context_batch, context_dim)`` for a transform with context.
+        validate_args: As for any torch distribution.
+
+    Raises:
+        ValueError: If the transform and the context, or the sizes of base and transform, do not fit.
+    """
+
+    def __init__(
+        self,
+        base_dist: Distribution,
+        transform: FlowTransform,
+        context: Tensor | None = None,
+        validate_args: bool | None = None,  # noqa: FBT001  (torch's signature)
+    ) -> None:
+        bound = transform.condition(context)
+        super().__init__(base_dist, [bound], validate_args=validate_args)
+        self._draw: Pass | None = None
+
+    @property
+    def transform(self) -> FlowTransform | Bound:
+        """The transform, with its context fixed."""
+        return self.transforms[0]
+
+    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = torch.Size()) -> Tensor:
+        """Draws with gradients: ``sample_shape + batch_shape + event_shape``, one forward pass."""
+        return self._push(self.base_dist.rsample(torch.Size(sample_shape)))
+
+    def sample(self, sample_shape: torch.Size | tuple[int, ...] = torch.Size()) -> Tensor:
+        """Draws without gradients: ``sample_shape + batch_shape + event_shape``."""
+        with torch.no_grad():
+            return self._push(self.base_dist.sample(torch.Size(sample_shape)))
+
+    def _push(self, x: Tensor) -> Tensor:
+        y, ladj = self.transform.forward_and_ladj(x)
+        module, context = self.transform._stamped()
+        self._draw = None if module is None else Pass.remember(x, y, ladj, module, context)
+        return y
+
+    def log_prob(self, value: Tensor, *, reuse: bool = True) -> Tensor:
+        """Computes the log density, of shape ``sample_shape + batch_shape``, in nats.
+
+        Args:
+            value: Data of shape ``(*batch, *event_shape)``.
+            reuse: If ``value`` is this object's own latest draw, use the draw's own pass instead of
+                inverting. Its gradient reaches parameters and base draw as ever; set this to False
+                where the gradient with respect to ``value`` itself is wanted.
+
+        Raises:
+            ValueError: If ``value`` has another event shape, or its batch does not broadcast.
+        """
+        self._check_value(value)
+        if reuse and self._draw is not None and self._draw.produced(value):
+            x, ladj = self._draw.given, -self._draw.ladj
+        else:
+            x, ladj = self.transform.inverse_and_ladj(value)
+        # Event dimensions that the base couples and the transform does not, and the other way.
+        uncoupled = len(self.event_shape) - self.transform.codomain.event_dim
+        base_uncoupled = (
+            uncoupled + self.transform.domain.event_dim - len(self.base_dist.event_shape)
+        )
+        base_log_prob = _sum_rightmost(self.base_dist.log_prob(x), base_uncoupled)
+        return base_log_prob + _sum_rightmost(ladj, uncoupled)
+
+    def _check_value(self, value: Tensor) -> None:
+        event = self.event_shape
+        if value.shape[max(0, value.ndim - len(event)) :] != event:
+            raise ValueError(
+                f"log_prob of a flow with event shape {tuple(event)} got a value of shape "
+                f"{tuple(value.shape)}; expected (*batch, {', '.join(map(str, event))})."
+            )
+        if self._validate_args:
+            self._validate_sample(value)
+
+    def expand(
+        self, batch_shape: torch.Size | tuple[int, ...], _instance: Any = None
+    ) -> FlowDistribution:
+        """Creates the distribution with a larger batch shape; draws are independent over it."""
+        new = self._get_checked_instance(FlowDistribution, _instance)
+        super().expand(batch_shape, _instance=new)
+        new._draw = None
+        return new
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """Computes P(Y ≤ value) of a one-dimensional flow: ``(*batch, 1) -> (*batch,)``.
+
+        Raises:
+            NotImplementedError: If the flow has more dimensions or is not monotone by design.
+        """
+        marginal, sign = self._one_dimensional()
+        below = marginal.cdf(self.transform.inverse_and_ladj(value)[0]).squeeze(-1)
+        return sign * (below - 0.5) + 0.5
+
+    def icdf(self, value: Tensor) -> Tensor:
+        """Computes the quantiles of a one-dimensional flow: ``(*batch,) -> (*batch, 1)``.
+
+        Raises:
+            NotImplementedError: If the flow has more dimensions or is not monotone by design.
+        """
+        marginal, sign = self._one_dimensional()
+        below = (sign * (value - 0.5) + 0.5).unsqueeze(-1)
+        return self.transform.forward_and_ladj(marginal.icdf(below))[0]
+
+    def _one_dimensional(self) -> tuple[Distribution, int]:
+        """The base distribution without its event dimension, and the transform's sign."""
+        base = self.base_dist
+        if tuple(self.event_shape) != (1,) or not isinstance(base, Independent):
+            raise NotImplementedError(
+                f"cdf and icdf need a flow of event shape (1,) on an independent base; this one has "
+                f"{tuple(self.event_shape)}. Use sample() and count instead."
+            )
+        return base.base_dist, self.transform.sign
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_draw": None}

@@ -1,0 +1,68 @@
+"""What the named flows share: their chains of layers, the base, the data's scales, the support."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch import nn
+from torch.distributions import constraints
+
+from pyro_nf._checks import positive_int
+from pyro_nf.bijections import ScalarBijection
+from pyro_nf.distributions import DiagonalNormal, Flow
+from pyro_nf.transforms import ActNorm, Autoregressive, Coupling, FlowTransform, coupling_mask
+from pyro_nf.transforms._partition import MaskKind
+
+Support = constraints.Constraint | Sequence[constraints.Constraint]
+
+
+def assemble(
+    input_dim: int,
+    layers: Sequence[FlowTransform],
+    base: nn.Module | None,
+    support: Support | None,
+) -> Flow:
+    """Creates a flow of layers, base -> data, that takes data of any location and scale.
+
+    The last layer before the support is an activation normalisation, which ``initialize`` sets
+    from data, so that the layers before it see standardised values.
+    """
+    base = DiagonalNormal(input_dim) if base is None else base
+    return Flow(base, [*layers, ActNorm(input_dim)], support=support)
+
+
+def coupling_layers(
+    owner: str,
+    bijection: ScalarBijection,
+    input_dim: int,
+    transforms: int,
+    mask: MaskKind,
+    **network: Any,
+) -> list[FlowTransform]:
+    """Creates couplings in pairs that keep and move complementary features."""
+    return [
+        Coupling(
+            bijection,
+            input_dim,
+            mask=coupling_mask(input_dim, mask, parity=i % 2, seed=i // 2),
+            **network,
+        )
+        for i in range(positive_int(owner, "transforms", transforms))
+    ]
+
+
+def autoregressive_layers(
+    owner: str,
+    bijection: ScalarBijection,
+    input_dim: int,
+    transforms: int,
+    fast: Literal["log_prob", "sample"],
+    **network: Any,
+) -> list[FlowTransform]:
+    """Creates autoregressive layers whose orders alternate between natural and reversed."""
+    orders = list(range(input_dim)), list(reversed(range(input_dim)))
+    return [
+        Autoregressive(bijection, input_dim, fast=fast, order=orders[i % 2], **network)
+        for i in range(positive_int(owner, "transforms", transforms))
+    ]

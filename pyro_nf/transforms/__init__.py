@@ -1,0 +1,1 @@
+"""Being assembled: the exports follow when every module exists."""

@@ -1,0 +1,44 @@
+"""Between the logical shape (*batch, D) of the contract and features first, (D, *batch)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_nf.transforms._protocol import FlowTransform, check_context, check_event
+
+
+def features_first(layer: FlowTransform, x: Tensor, context: Tensor | None, name: str) -> Tensor:
+    """Checks a layer's input at its boundary and brings the features to the front.
+
+    Args:
+        layer: The layer, for its sizes and its name.
+        x: Shape ``(*batch, D)``.
+        context: Shape ``(*context_batch, context_dim)``, or None.
+        name: What the layer calls the input, "x" or "y".
+
+    Returns:
+        Contiguous, shape ``(D, *batch)`` with the batch broadcast with the context's. No copy is
+        made of a tensor that :func:`features_last` returned.
+    """
+    check_event(layer, x.shape, name)
+    check_context(layer, context)
+    if context is not None and context.shape[:-1] != x.shape[:-1]:
+        x = x.expand(*_common_batch(layer, x, context, name), x.shape[-1])
+    return x.movedim(-1, 0).contiguous()
+
+
+def features_last(x: Tensor) -> Tensor:
+    """A view of ``(D, *batch)`` in the logical shape ``(*batch, D)``."""
+    return x.movedim(0, -1)
+
+
+def _common_batch(layer: FlowTransform, x: Tensor, context: Tensor, name: str) -> torch.Size:
+    try:
+        return torch.broadcast_shapes(x.shape[:-1], context.shape[:-1])
+    except RuntimeError:
+        raise ValueError(
+            f"{type(layer).__name__} got {name} with batch shape {tuple(x.shape[:-1])} and a "
+            f"context with batch shape {tuple(context.shape[:-1])}, which do not broadcast. Give "
+            "one context for each row, or one for all."
+        ) from None

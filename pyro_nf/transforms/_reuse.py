@@ -1,0 +1,188 @@
+"""When a stored pass still counts: only if everything it was computed from is as it was.
+
+Torch's own cache compares tensors by identity alone and so returns results of old parameters,
+results without a graph and graphs that were freed. Here a stored pass carries a stamp of all that
+it depended on, and is dropped at the first difference. One change goes unseen: ``p.data.copy_(...)``
+leaves no trace that torch exposes; ``clear_cache()`` is the remedy.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from pyro_nf._tracing import is_traced
+
+
+class _OptimizerSteps:
+    """A count of all optimiser steps of the process, from the first stored pass on.
+
+    Fused optimisers and ``pyro.optim.ClippedAdam`` write parameters without raising their
+    ``_version``; the count shows that they did.
+    """
+
+    count = 0
+    _armed = False
+
+    @classmethod
+    def arm(cls) -> None:
+        if not cls._armed:
+            register_optimizer_step_post_hook(cls._increment)
+            cls._armed = True
+
+    @classmethod
+    def _increment(cls, *_: Any) -> None:
+        cls.count += 1
+
+
+class _TensorMark:
+    """A tensor's identity and state at one moment, held weakly."""
+
+    __slots__ = ("data_ptr", "ref", "requires_grad", "version")
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.ref = weakref.ref(tensor)
+        self.version = tensor._version
+        self.data_ptr = tensor.data_ptr()
+        self.requires_grad = tensor.requires_grad
+
+    def holds(self, tensor: Tensor | None) -> bool:
+        """Whether ``tensor`` is the marked object in the marked state."""
+        return (
+            tensor is not None
+            and self.ref() is tensor
+            and self.version == tensor._version
+            and self.data_ptr == tensor.data_ptr()
+            and self.requires_grad == tensor.requires_grad
+        )
+
+
+def _state(module: nn.Module) -> Iterator[Tensor | bool]:
+    """Every tensor and training flag below ``module``, in a fixed order."""
+    for part in module.modules():
+        yield part.training
+        yield from (p for p in part._parameters.values() if p is not None)
+        yield from (b for b in part._buffers.values() if b is not None)
+
+
+def _directions_agree(module: nn.Module) -> bool:
+    """Whether a pass and its inverse give one result in the current mode."""
+    return not any(
+        (isinstance(part, _DropoutNd) and part.training) or not getattr(part, "reusable", True)
+        for part in module.modules()
+    )
+
+
+class Stamp:
+    """All that a pass depended on besides its input: parameters, buffers, context and modes."""
+
+    __slots__ = ("_context", "_grad", "_module", "_state", "_steps")
+
+    def __init__(self, module: nn.Module, context: Tensor | None) -> None:
+        _OptimizerSteps.arm()
+        self._module = weakref.ref(module)
+        self._context = None if context is None else _TensorMark(context)
+        self._grad = torch.is_grad_enabled()
+        self._steps = _OptimizerSteps.count
+        self._state = [_TensorMark(s) if isinstance(s, Tensor) else s for s in _state(module)]
+
+    @classmethod
+    def take(cls, module: nn.Module, context: Tensor | None) -> Stamp | None:
+        """A stamp of the present, or None where nothing may be reused."""
+        if is_traced() or torch.is_inference_mode_enabled() or not _directions_agree(module):
+            return None
+        return cls(module, context)
+
+    def holds(self) -> bool:
+        """Whether all that was stamped is as it was."""
+        module = self._module()
+        if module is None or is_traced() or torch.is_inference_mode_enabled():
+            return False
+        if self._grad != torch.is_grad_enabled() or self._steps != _OptimizerSteps.count:
+            return False
+        if self._context is not None and not self._context.holds(self._context.ref()):
+            return False
+        now = list(_state(module))
+        return len(now) == len(self._state) and all(
+            mark.holds(value)
+            if isinstance(mark, _TensorMark) and isinstance(value, Tensor)
+            else mark is value
+            for mark, value in zip(self._state, now, strict=True)
+        )
+
+
+class Pass:
+    """One pass through a transform: what it was given, what it produced (weakly), its log-det."""
+
+    __slots__ = ("_given", "_produced", "_stamp", "given", "ladj")
+
+    def __init__(self, given: Tensor, produced: Tensor, ladj: Tensor, stamp: Stamp) -> None:
+        self.given = given
+        self.ladj = ladj
+        self._given = _TensorMark(given)
+        self._produced = _TensorMark(produced)
+        self._stamp = stamp
+
+    @classmethod
+    def remember(
+        cls,
+        given: Tensor,
+        produced: Tensor,
+        ladj: Tensor,
+        module: nn.Module,
+        context: Tensor | None,
+    ) -> Pass | None:
+        """A record of the pass just made, or None where nothing may be reused."""
+        stamp = Stamp.take(module, context)
+        if stamp is None or given.is_inference() or produced.is_inference():
+            return None
+        return cls(given, produced, ladj, stamp)
+
+    def produced(self, tensor: Tensor) -> bool:
+        """Whether ``tensor`` is what this pass produced and recomputing would give the same."""
+        return (
+            self._produced.holds(tensor) and self._given.holds(self.given) and self._stamp.holds()
+        )
+
+
+class Slot:
+    """Room for the one pass that a transform remembers, with its direction."""
+
+    __slots__ = ("_forward", "_pass")
+
+    def __init__(self) -> None:
+        self._pass: Pass | None = None
+        self._forward = True
+
+    def clear(self) -> None:
+        """Forgets the stored pass."""
+        self._pass = None
+
+    def store(self, stored: Pass | None, *, forward: bool) -> None:
+        """Remembers ``stored``, a pass base -> data if ``forward``; None forgets."""
+        self._pass, self._forward = stored, forward
+
+    def counterpart(self, tensor: Tensor, *, forward: bool) -> Tensor | None:
+        """What the stored pass was given if ``tensor`` is what it produced and ``forward`` undoes it."""
+        stored = self._pass
+        if stored is None or self._forward == forward or not stored.produced(tensor):
+            return None
+        return stored.given
+
+    def take_ladj(self, x: Tensor, y: Tensor) -> Tensor | None:
+        """``log|det dy/dx|`` if the stored pass joined just these tensors; forgets the pass."""
+        stored = self._pass
+        if stored is None:
+            return None
+        given, produced = (x, y) if self._forward else (y, x)
+        if stored.given is not given or not stored.produced(produced):
+            return None
+        ladj = stored.ladj if self._forward else -stored.ladj
+        self.clear()
+        return ladj

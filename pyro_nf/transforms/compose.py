@@ -1,0 +1,128 @@
+"""Chains of layers, with torch's and Pyro's own transforms as possible parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from pyro.distributions.conditional import ConditionalTransform
+from torch import Tensor, nn
+from torch.distributions import ComposeTransform, Transform, constraints
+from torch.distributions.utils import _sum_rightmost
+
+from pyro_nf.transforms._protocol import FlowTransform
+from pyro_nf.transforms.foreign import as_flow_transform
+
+
+class Compose(FlowTransform):
+    """The chain ``y = parts[-1](… parts[0](x))``, base -> data.
+
+    One pass over the parts gives the value and the log-determinant, in either direction. The
+    context goes to every part that takes one.
+
+    Args:
+        parts: Layers, or any torch or Pyro transforms (``.inv`` of torch's included).
+        context_dim: Needed only with conditional transforms of Pyro's own, which do not tell.
+
+    Raises:
+        TypeError: If a part is no transform.
+        ValueError: If the parts disagree about the size of the context.
+
+    Example:
+        >>> import torch
+        >>> from torch.distributions import ExpTransform
+        >>> from pyro_nf.transforms import Compose, Permutation
+        >>> chain = Compose([Permutation([1, 0]), ExpTransform()])
+        >>> y, ladj = chain.forward_and_ladj(torch.zeros(5, 2))
+        >>> y.shape, ladj.shape
+        (torch.Size([5, 2]), torch.Size([5]))
+    """
+
+    def __init__(
+        self, parts: Iterable[Transform | ConditionalTransform], *, context_dim: int = 0
+    ) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(as_flow_transform(part, context_dim) for part in parts)
+        sizes = {part.context_dim for part in self.parts} - {0}
+        if len(sizes) > 1:
+            raise ValueError(
+                f"Compose got parts with context_dim {sorted(sizes)}. Build all of them with one "
+                "context_dim; a part without context needs none."
+            )
+        self.context_dim = sizes.pop() if sizes else 0
+        self._domain_dim = self.domain.event_dim
+        self._codomain_dim = self.codomain.event_dim
+
+    def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Maps through the parts in order."""
+        event_dim = self._domain_dim
+        total = None
+        for part in self.parts:
+            x, ladj = part.forward_and_ladj(x, context if part.context_dim else None)
+            ladj = _sum_rightmost(ladj, event_dim - part.domain.event_dim)
+            total = ladj if total is None else total + ladj
+            event_dim += part.codomain.event_dim - part.domain.event_dim
+        return x, torch.zeros_like(x) if total is None else total
+
+    def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Maps through the parts' inverses in reverse order."""
+        event_dim = self._codomain_dim
+        total = None
+        for part in reversed(self.parts):
+            y, ladj = part.inverse_and_ladj(y, context if part.context_dim else None)
+            ladj = _sum_rightmost(ladj, event_dim - part.codomain.event_dim)
+            total = ladj if total is None else total + ladj
+            event_dim += part.domain.event_dim - part.codomain.event_dim
+        return y, torch.zeros_like(y) if total is None else total
+
+    def initialize(self, y: Tensor, context: Tensor | None = None) -> Tensor:
+        """Initialises the parts from the data, in one walk data -> base."""
+        for part in reversed(self.parts):
+            y = part.initialize(y, context if part.context_dim else None)
+        return y
+
+    @property
+    def domain(self) -> constraints.Constraint:  # type: ignore[override]
+        """The first part's domain, with the event dimensions that the chain couples."""
+        return ComposeTransform(list(self.parts)).domain
+
+    @property
+    def codomain(self) -> constraints.Constraint:  # type: ignore[override]
+        """The last part's codomain, with the event dimensions that the chain couples."""
+        return ComposeTransform(list(self.parts)).codomain
+
+    @property
+    def sign(self) -> int:
+        """The product of the parts' signs."""
+        sign = 1
+        for part in self.parts:
+            sign = sign * part.sign
+        return sign
+
+    @property
+    def ladj_direction(self) -> Literal["forward", "inverse"]:  # type: ignore[override]
+        """The direction in which no part is slow, where there is one."""
+        slow_forward = any(part.ladj_direction == "inverse" for part in self.parts)
+        return "inverse" if slow_forward else "forward"
+
+    @property
+    def input_dim(self) -> Any:  # type: ignore[override]
+        """The first part's size on the base side that is known."""
+        return next((p.input_dim for p in self.parts if p.input_dim is not None), None)
+
+    def _forward_shape(self, shape: torch.Size) -> torch.Size:
+        for part in self.parts:
+            shape = part._forward_shape(shape)
+        return shape
+
+    def _inverse_shape(self, shape: torch.Size) -> torch.Size:
+        for part in reversed(self.parts):
+            shape = part._inverse_shape(shape)
+        return shape
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, index: int) -> FlowTransform:
+        return self.parts[index]

@@ -1,0 +1,135 @@
+"""Torch's and Pyro's own transforms, as layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro.distributions.conditional import ConditionalTransform
+from torch import Tensor, nn
+from torch.distributions import ComposeTransform, Transform, constraints
+from torch.distributions.transforms import _InverseTransform
+
+from pyro_nf.transforms._protocol import FlowTransform, check_context
+
+
+def as_flow_transform(transform: Any, context_dim: int = 0) -> FlowTransform:
+    """Creates the layer that a transform is: itself, or a torch or Pyro transform wrapped.
+
+    Args:
+        transform: A layer, or any torch or Pyro transform, conditional ones included.
+        context_dim: Size of the context of a conditional transform of Pyro's own.
+
+    Raises:
+        TypeError: If ``transform`` is no transform.
+        ValueError: If it is conditional and ``context_dim`` is not given.
+    """
+    from pyro_nf.transforms.compose import Compose
+
+    if isinstance(transform, FlowTransform):
+        return transform
+    if isinstance(transform, _InverseTransform):
+        return as_flow_transform(transform.inv, context_dim).inv
+    if isinstance(transform, ComposeTransform):
+        return Compose(transform.parts, context_dim=context_dim)
+    if isinstance(transform, ConditionalTransform):
+        return ForeignConditional(transform, context_dim)
+    if isinstance(transform, Transform):
+        return Foreign(transform)
+    raise TypeError(
+        f"Compose got a part of type {type(transform).__name__}. Pass torch or Pyro transforms."
+    )
+
+
+class Foreign(FlowTransform):
+    """A transform of torch's or Pyro's as a layer, its stale cache bypassed.
+
+    Args:
+        transform: A transform that implements ``_call``, ``_inverse`` and
+            ``log_abs_det_jacobian``; a module among them keeps its parameters registered.
+    """
+
+    def __init__(self, transform: Transform) -> None:
+        super().__init__()
+        self.transform = transform
+        # Tensors outside a module cannot be watched, so a pass that used them is not reused.
+        self.reusable = isinstance(transform, nn.Module) or not _holds_tensors(transform)
+
+    def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Maps by the transform's ``_call``."""
+        y = self.transform._call(x)
+        return y, self.transform.log_abs_det_jacobian(x, y)
+
+    def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Maps by the transform's ``_inverse``."""
+        x = self.transform._inverse(y)
+        return x, -self.transform.log_abs_det_jacobian(x, y)
+
+    @property
+    def domain(self) -> constraints.Constraint:  # type: ignore[override]
+        """The transform's domain."""
+        return self.transform.domain
+
+    @property
+    def codomain(self) -> constraints.Constraint:  # type: ignore[override]
+        """The transform's codomain."""
+        return self.transform.codomain
+
+    @property
+    def sign(self) -> int:
+        """The transform's sign."""
+        return self.transform.sign
+
+    def _forward_shape(self, shape: torch.Size) -> torch.Size:
+        return self.transform.forward_shape(shape)
+
+    def _inverse_shape(self, shape: torch.Size) -> torch.Size:
+        return self.transform.inverse_shape(shape)
+
+    def extra_repr(self) -> str:
+        """The transform, where it is no module and so not printed as one."""
+        return "" if isinstance(self.transform, nn.Module) else repr(self.transform)
+
+
+class ForeignConditional(FlowTransform):
+    """A conditional transform of Pyro's as a layer.
+
+    Args:
+        transform: The conditional transform; a module among them keeps its parameters registered.
+        context_dim: Size of its context.
+
+    Raises:
+        ValueError: If ``context_dim`` is 0.
+    """
+
+    def __init__(self, transform: ConditionalTransform, context_dim: int) -> None:
+        super().__init__()
+        if not context_dim:
+            raise ValueError(
+                f"Compose got the conditional transform {type(transform).__name__}, which does not "
+                "tell its context's size. Pass Compose(parts, context_dim=...)."
+            )
+        self.transform = transform
+        self.context_dim = context_dim
+
+    def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Maps by the transform conditioned on the context."""
+        return self._conditioned(context).forward_and_ladj(x)
+
+    def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Maps by the inverse of the transform conditioned on the context."""
+        return self._conditioned(context).inverse_and_ladj(y)
+
+    def _conditioned(self, context: Tensor | None) -> FlowTransform:
+        return as_flow_transform(self.transform.condition(check_context(self, context)))
+
+
+def _holds_tensors(value: Any) -> bool:
+    """Whether a transform or constraint has a tensor among its attributes, at any depth."""
+    if isinstance(value, Tensor):
+        return True
+    if isinstance(value, (list, tuple)):
+        return any(_holds_tensors(item) for item in value)
+    if isinstance(value, (Transform, constraints.Constraint)):
+        return any(_holds_tensors(item) for item in vars(value).values())
+    return False
