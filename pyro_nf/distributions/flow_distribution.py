@@ -8,8 +8,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
-from torch.distributions.utils import _sum_rightmost
 
+from pyro_nf.transforms._features import sum_rightmost
 from pyro_nf.transforms._protocol import Bound, FlowTransform
 from pyro_nf.transforms._reuse import Pass
 
@@ -87,15 +87,21 @@ class FlowDistribution(dist.TransformedDistribution):
         base_uncoupled = (
             uncoupled + self.transform.domain.event_dim - len(self.base_dist.event_shape)
         )
-        base_log_prob = _sum_rightmost(self.base_dist.log_prob(x), base_uncoupled)
-        return base_log_prob + _sum_rightmost(ladj, uncoupled)
+        base_log_prob = sum_rightmost(self.base_dist.log_prob(x), base_uncoupled)
+        return base_log_prob + sum_rightmost(ladj, uncoupled)
 
     def _check_value(self, value: Tensor) -> None:
-        event = self.event_shape
+        event, batch = self.event_shape, value.shape[: value.ndim - len(self.event_shape)]
         if value.shape[max(0, value.ndim - len(event)) :] != event:
             raise ValueError(
                 f"log_prob of a flow with event shape {tuple(event)} got a value of shape "
                 f"{tuple(value.shape)}; expected (*batch, {', '.join(map(str, event))})."
+            )
+        if not _broadcast(batch, self.batch_shape):
+            raise ValueError(
+                f"log_prob of a flow with batch shape {tuple(self.batch_shape)} got a value with "
+                f"batch shape {tuple(batch)}, which do not broadcast. Give one value for each "
+                "context, or put samples in dimensions further left."
             )
         if self._validate_args:
             self._validate_sample(value)
@@ -141,3 +147,7 @@ class FlowDistribution(dist.TransformedDistribution):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_draw": None}
+
+
+def _broadcast(a: torch.Size, b: torch.Size) -> bool:
+    return all(m == n or 1 in (m, n) for m, n in zip(reversed(a), reversed(b), strict=False))

@@ -61,7 +61,8 @@ def autoregressive_layers(
     **network: Any,
 ) -> list[FlowTransform]:
     """Creates autoregressive layers whose orders alternate between natural and reversed."""
-    orders = list(range(input_dim)), list(reversed(range(input_dim)))
+    size = positive_int(owner, "input_dim", input_dim)
+    orders = list(range(size)), list(reversed(range(size)))
     return [
         Autoregressive(bijection, input_dim, fast=fast, order=orders[i % 2], **network)
         for i in range(positive_int(owner, "transforms", transforms))

@@ -1,1 +1,47 @@
-"""Being assembled: the exports follow when every module exists."""
+"""Layers of flows: Pyro transforms with parameters, all invertible, all of one contract."""
+
+from pyro_nf.transforms._partition import coupling_mask
+from pyro_nf.transforms._protocol import FlowTransform
+from pyro_nf.transforms.actnorm import ActNorm
+from pyro_nf.transforms.autoregressive import Autoregressive
+from pyro_nf.transforms.batchnorm import BatchNorm
+from pyro_nf.transforms.compose import Compose
+from pyro_nf.transforms.coupling import Coupling
+from pyro_nf.transforms.elementwise import Elementwise
+from pyro_nf.transforms.householder import Householder
+from pyro_nf.transforms.inverse import Inverse
+from pyro_nf.transforms.lu import LULinear
+from pyro_nf.transforms.permutation import Permutation
+from pyro_nf.transforms.qr import QRLinear
+from pyro_nf.transforms.rotation import Rotation
+from pyro_nf.transforms.scale import DiagonalScale
+from pyro_nf.transforms.standardize import Standardize
+from pyro_nf.transforms.support import ToSupport
+from pyro_nf.transforms.triangular import TriangularAffine
+
+# Under Pyro's own names stands the chain that costs one pass for each part.
+ComposeTransform = Compose
+ComposeTransformModule = Compose
+
+__all__ = [
+    "ActNorm",
+    "Autoregressive",
+    "BatchNorm",
+    "Compose",
+    "ComposeTransform",
+    "ComposeTransformModule",
+    "Coupling",
+    "DiagonalScale",
+    "Elementwise",
+    "FlowTransform",
+    "Householder",
+    "Inverse",
+    "LULinear",
+    "Permutation",
+    "QRLinear",
+    "Rotation",
+    "Standardize",
+    "ToSupport",
+    "TriangularAffine",
+    "coupling_mask",
+]

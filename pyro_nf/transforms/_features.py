@@ -33,6 +33,11 @@ def features_last(x: Tensor) -> Tensor:
     return x.movedim(0, -1)
 
 
+def sum_rightmost(value: Tensor, count: int) -> Tensor:
+    """Sums out the last ``count`` dimensions; unlike torch's own, of empty batches too."""
+    return value.sum(tuple(range(-count, 0))) if count else value
+
+
 def _common_batch(layer: FlowTransform, x: Tensor, context: Tensor, name: str) -> torch.Size:
     try:
         return torch.broadcast_shapes(x.shape[:-1], context.shape[:-1])

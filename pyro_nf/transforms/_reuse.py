@@ -2,8 +2,8 @@
 
 Torch's own cache compares tensors by identity alone and so returns results of old parameters,
 results without a graph and graphs that were freed. Here a stored pass carries a stamp of all that
-it depended on, and is dropped at the first difference. One change goes unseen: ``p.data.copy_(...)``
-leaves no trace that torch exposes; ``clear_cache()`` is the remedy.
+it depended on, and is dropped at the first difference. One change goes unseen:
+``p.data.copy_(...)`` leaves no trace that torch exposes; ``clear_cache()`` is the remedy.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class Slot:
         self._pass, self._forward = stored, forward
 
     def counterpart(self, tensor: Tensor, *, forward: bool) -> Tensor | None:
-        """What the stored pass was given if ``tensor`` is what it produced and ``forward`` undoes it."""
+        """What the stored pass was given, if it produced ``tensor`` and ``forward`` undoes it."""
         stored = self._pass
         if stored is None or self._forward == forward or not stored.produced(tensor):
             return None

@@ -9,8 +9,8 @@ import torch
 from pyro.distributions.conditional import ConditionalTransform
 from torch import Tensor, nn
 from torch.distributions import ComposeTransform, Transform, constraints
-from torch.distributions.utils import _sum_rightmost
 
+from pyro_nf.transforms._features import sum_rightmost
 from pyro_nf.transforms._protocol import FlowTransform
 from pyro_nf.transforms.foreign import as_flow_transform
 
@@ -60,7 +60,7 @@ class Compose(FlowTransform):
         total = None
         for part in self.parts:
             x, ladj = part.forward_and_ladj(x, context if part.context_dim else None)
-            ladj = _sum_rightmost(ladj, event_dim - part.domain.event_dim)
+            ladj = sum_rightmost(ladj, event_dim - part.domain.event_dim)
             total = ladj if total is None else total + ladj
             event_dim += part.codomain.event_dim - part.domain.event_dim
         return x, torch.zeros_like(x) if total is None else total
@@ -71,7 +71,7 @@ class Compose(FlowTransform):
         total = None
         for part in reversed(self.parts):
             y, ladj = part.inverse_and_ladj(y, context if part.context_dim else None)
-            ladj = _sum_rightmost(ladj, event_dim - part.codomain.event_dim)
+            ladj = sum_rightmost(ladj, event_dim - part.codomain.event_dim)
             total = ladj if total is None else total + ladj
             event_dim += part.domain.event_dim - part.codomain.event_dim
         return y, torch.zeros_like(y) if total is None else total

@@ -73,10 +73,11 @@ class Coupling(FlowTransform):
                 "boolean for each dimension, True where it is kept."
             )
         self.partition = Partition(chosen)
+        reads_nothing = self.partition.kept_dim == 0 and context_dim == 0
         self.network = MLP(
             self.partition.kept_dim,
             bijection.param_count * self.partition.moved_dim,
-            hidden_dims,
+            () if reads_nothing else hidden_dims,
             context_dim=context_dim,
             activation=activation,
             residual=residual,

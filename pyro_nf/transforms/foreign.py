@@ -106,8 +106,8 @@ class ForeignConditional(FlowTransform):
         super().__init__()
         if not context_dim:
             raise ValueError(
-                f"Compose got the conditional transform {type(transform).__name__}, which does not "
-                "tell its context's size. Pass Compose(parts, context_dim=...)."
+                f"Compose got the conditional transform {type(transform).__name__}, which does "
+                "not tell its context's size. Pass Compose(parts, context_dim=...)."
             )
         self.transform = transform
         self.context_dim = context_dim
@@ -131,5 +131,6 @@ def _holds_tensors(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return any(_holds_tensors(item) for item in value)
     if isinstance(value, (Transform, constraints.Constraint)):
-        return any(_holds_tensors(item) for item in vars(value).values())
+        # A transform and its inverse hold each other under this name.
+        return any(_holds_tensors(item) for name, item in vars(value).items() if name != "_inv")
     return False

@@ -1,0 +1,25 @@
+"""The line that says where numbers were measured."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version
+
+import torch
+
+
+def describe() -> str:
+    """Names processor, threads and versions."""
+    processor = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
+        processor = names[0] if names else processor
+    except OSError:
+        pass
+    packages = ", ".join(f"{name} {version(name)}" for name in ("pyro_nf", "torch", "pyro-ppl"))
+    return (
+        f"{processor}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s); "
+        f"Python {platform.python_version()}, {packages}"
+    )

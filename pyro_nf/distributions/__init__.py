@@ -1,0 +1,17 @@
+"""Flows as distributions, and base distributions as modules."""
+
+from pyro_nf.distributions.box import UniformBox
+from pyro_nf.distributions.flow import Flow
+from pyro_nf.distributions.flow_distribution import FlowDistribution
+from pyro_nf.distributions.mixture import GaussianMixture
+from pyro_nf.distributions.normal import DiagonalNormal
+from pyro_nf.distributions.student_t import StudentT
+
+__all__ = [
+    "DiagonalNormal",
+    "Flow",
+    "FlowDistribution",
+    "GaussianMixture",
+    "StudentT",
+    "UniformBox",
+]

@@ -1,0 +1,128 @@
+"""What a user hands to a fit, turned into tensors that fit the flow, or refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from pyro_nf.distributions.flow import Flow
+
+OWNER = "fit_density"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a flow expects of its data: shapes, and the dtype and device to bring them to."""
+
+    event_shape: torch.Size
+    context_dim: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def by(cls, flow: Flow) -> Expected:
+        """Reads off what ``flow`` expects."""
+        floating = (t for t in chain(flow.parameters(), flow.buffers()) if t.is_floating_point())
+        like = next(floating, torch.empty(0))
+        return cls(flow.event_shape, flow.context_dim, like.dtype, like.device)
+
+    def pair(
+        self, data: Any, context: Any, *, name: str = "data", check_values: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns ``(x, context)`` as checked tensors of the flow's dtype, on its device."""
+        x = self._rows(data, name, self.event_shape, check_values=check_values)
+        context_name = "context" if name == "data" else f"the context of {name}"
+        if self.context_dim == 0:
+            if context is not None:
+                raise ValueError(
+                    f"{OWNER} got {context_name} for a flow built without one. "
+                    f"Build the flow with context_dim={_last(context)}, or leave the context away."
+                )
+            return x, None
+        if context is None:
+            raise ValueError(
+                f"{OWNER} got no {context_name} for a flow built with "
+                f"context_dim={self.context_dim}. Pass one of shape "
+                f"({len(x)}, {self.context_dim}): a row for each row of {name}."
+            )
+        rows = self._rows(
+            context, context_name, torch.Size([self.context_dim]), check_values=check_values
+        )
+        if len(rows) != len(x):
+            raise ValueError(
+                f"{OWNER} got {len(x)} rows of {name} and {len(rows)} rows of {context_name}. "
+                "Pass as many of one as of the other."
+            )
+        return x, rows
+
+    def _rows(self, value: Any, name: str, row_shape: torch.Size, *, check_values: bool) -> Tensor:
+        tensor = _as_tensor(value, name)
+        expected = f"(rows, {', '.join(map(str, row_shape))})"
+        if tensor.is_complex() or not tensor.is_floating_point():
+            raise ValueError(
+                f"{OWNER} got {name} of dtype {str(tensor.dtype).removeprefix('torch.')}; a flow "
+                "is a density over real numbers. Convert it to floating point, and add uniform "
+                "noise to counts (dequantise)."
+            )
+        if tensor.shape[1:] != row_shape or tensor.ndim == 0:
+            raise ValueError(
+                f"{OWNER} got {name} of shape {tuple(tensor.shape)}; the flow expects {expected}. "
+                "Reshape it, or build the flow for these dimensions."
+            )
+        if len(tensor) == 0:
+            raise ValueError(f"{OWNER} got {name} without rows. Pass at least two.")
+        tensor = tensor.detach().to(self.device, self.dtype)
+        if check_values:
+            _refuse_non_finite(tensor, name)
+        return tensor
+
+
+def unpack(batch: Any, name: str) -> tuple[Any, Any]:
+    """Splits what a loader yields, or what is held out, into ``(x, context or None)``."""
+    if not isinstance(batch, (tuple, list)):
+        return batch, None
+    if len(batch) not in (1, 2):
+        raise ValueError(f"{OWNER} got {len(batch)} parts in {name}. Pass x, or (x, context).")
+    return batch[0], batch[1] if len(batch) == 2 else None
+
+
+def _as_tensor(value: Any, name: str) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(
+            f"{OWNER} got {name} of type {type(value).__name__}. "
+            "Pass a tensor, a NumPy array or a DataLoader."
+        )
+    if array.dtype.kind == "f":
+        # A copy in native byte order; torch reads neither others nor read-only memory.
+        array = np.array(array, dtype=np.float32 if array.dtype.itemsize <= 4 else np.float64)
+        return torch.from_numpy(array)
+    return torch.tensor(array.astype(np.bool_ if array.dtype.kind == "b" else np.int64))
+
+
+def _refuse_non_finite(tensor: Tensor, name: str) -> None:
+    finite = torch.isfinite(tensor)
+    if bool(finite.all()):
+        return
+    row, *column = (int(i) for i in torch.nonzero(~finite)[0])
+    where = f"column {column[0]}" if len(column) == 1 else f"position {tuple(column)}"
+    bad_rows = int((~finite.flatten(1).all(1)).sum())
+    raise ValueError(
+        f"{OWNER} got {name} with a value that is not finite as {tensor.dtype}: row {row}, "
+        f"{where} is {float(tensor[(row, *column)])} ({bad_rows} such rows). "
+        "Remove these rows or fill the gaps in."
+    )
+
+
+def _last(value: Any) -> int | str:
+    shape: Sequence[int] = getattr(value, "shape", ())
+    return shape[-1] if shape else "..."

@@ -1,0 +1,8 @@
+"""Networks that make the parameters of a flow: features lead, the batch follows."""
+
+from __future__ import annotations
+
+from pyro_nf.nn.masked import MaskedMLP
+from pyro_nf.nn.mlp import MLP
+
+__all__ = ["MLP", "MaskedMLP"]

@@ -1,0 +1,177 @@
+"""A masked multilayer perceptron (MADE): each output sees only the inputs before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pyro_nf._checks import choice, hidden_sizes, non_negative_int, positive_int
+from pyro_nf.nn._activations import Activation, make_activations
+from pyro_nf.nn._linear import Linear, LinearValues, check_context, check_inputs
+from pyro_nf.nn.mlp import Residual, evaluate, hidden_skips
+
+
+class MaskedMLP(nn.Module):
+    r"""An autoregressive network: the parameters of input d depend on the inputs before d.
+
+    Every hidden unit has a degree k and sees the inputs at the chain's positions
+    0, ..., k − 1; the parameters of the input at position p see the units of degree ≤ p. Degrees
+    are spread evenly over 1, ..., D − 1, with a context over 0, ..., D − 1 (so that the first
+    input's parameters are a nonlinear function of the context), and ascend within a layer: the
+    units of degree ≤ k are a prefix, which makes the slow direction of an autoregressive map
+    cheap. They depend on D and the widths alone, not on ``order``.
+
+    A fresh network returns exactly 0. The context enters as in :class:`~pyro_nf.nn.MLP`.
+
+    Cost: one matrix product a layer for all inputs together; the masks are applied to the weights
+    at each call.
+
+    Args:
+        input_dim: number D of inputs.
+        params_per_input: number P of parameters made for each input.
+        hidden_dims: widths of the hidden layers, each at least 1; ``()`` for a linear map.
+        order: a permutation of 0, ..., D − 1: ``order[i]`` is the input at position i of the
+            chain. Default: the natural order. Kept as a buffer, so a checkpoint restores it.
+        context_dim: length of the context's last axis; 0 for none.
+        activation: as for :class:`~pyro_nf.nn.MLP`; it must act on each element alone.
+        residual: ``"skip"`` adds to each hidden layer the one before where their widths agree
+            (their degrees then agree too).
+
+    Attributes:
+        counts: for each hidden layer and each position p, the number of units of degree ≤ p.
+        skips: for each hidden layer, whether the one before is added to it.
+
+    Raises:
+        ValueError: if a size is out of range or ``order`` is no permutation of 0, ..., D − 1.
+        TypeError: if a size is no integer or the activation is none.
+
+    References:
+        - MADE: masked autoencoder for distribution estimation (Germain et al., 2015),
+          arXiv:1502.03509.
+
+    Example:
+        >>> import torch
+        >>> network = MaskedMLP(3, 2, hidden_dims=(16, 16), order=[2, 0, 1])
+        >>> network(torch.randn(3, 10)).view(2, 3, 10).shape
+        torch.Size([2, 3, 10])
+        >>> network.depends_on()  # row d: the inputs that the parameters of input d see
+        tensor([[False, False,  True],
+                [ True, False,  True],
+                [False, False, False]])
+    """
+
+    order: Tensor
+
+    def __init__(
+        self,
+        input_dim: int,
+        params_per_input: int,
+        hidden_dims: Sequence[int] = (64, 64),
+        *,
+        order: Sequence[int] | Tensor | None = None,
+        context_dim: int = 0,
+        activation: Activation = "relu",
+        residual: Residual = "none",
+    ) -> None:
+        super().__init__()
+        self.input_dim = positive_int("MaskedMLP", "input_dim", input_dim)
+        self.params_per_input = positive_int("MaskedMLP", "params_per_input", params_per_input)
+        self.hidden_dims = hidden_sizes("MaskedMLP", "hidden_dims", hidden_dims)
+        self.context_dim = non_negative_int("MaskedMLP", "context_dim", context_dim)
+        if self.input_dim == 1 and not self.context_dim:
+            self.hidden_dims = ()  # there is nothing to read: the parameters are constants
+        self.residual: Residual = choice("MaskedMLP", "residual", residual, ("none", "skip"))
+        self.skips = hidden_skips(self.hidden_dims, self.residual)
+        self.activations = make_activations("MaskedMLP", activation, len(self.hidden_dims))
+
+        chain = _permutation(order, self.input_dim)
+        self.register_buffer("order", torch.tensor(chain))
+        degrees = [_degrees(self.input_dim, h, self.context_dim > 0) for h in self.hidden_dims]
+        self.counts = tuple(
+            tuple(sum(k <= p for k in layer) for p in range(self.input_dim)) for layer in degrees
+        )
+
+        # A source is seen by a target whose degree is not below its own: as a source, an input has
+        # degree position + 1; as a target, its parameters have degree position.
+        positions = torch.argsort(self.order)
+        targets = [*map(torch.tensor, degrees), positions.repeat(self.params_per_input)]
+        sources = [positions + 1, *targets[:-1]]
+        masks = [
+            (target[:, None] >= source).to(torch.get_default_dtype())
+            for target, source in zip(targets, sources, strict=True)
+        ]
+        self.hidden = nn.ModuleList(
+            Linear(mask.shape[1], mask.shape[0], context_dim=self.context_dim, mask=mask)
+            for mask in masks[:-1]
+        )
+        self.output = Linear(
+            masks[-1].shape[1],
+            masks[-1].shape[0],
+            context_dim=0 if self.hidden_dims else self.context_dim,
+            mask=masks[-1],
+            zero_init=True,
+        )
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Evaluates the network.
+
+        Args:
+            x: shape ``(input_dim, *batch)``.
+            context: shape ``(*context_batch, context_dim)``; its batch broadcasts against that of
+                x, aligned right, and is not larger.
+
+        Returns:
+            Tensor of shape ``(params_per_input * input_dim, *batch)``, contiguous:
+            ``.view(params_per_input, input_dim, *batch)`` has the parameters leading.
+        """
+        check_inputs("MaskedMLP", x, context, self.input_dim, self.context_dim)
+        return evaluate(self, x, context)
+
+    def layer_values(self, context: Tensor | None = None) -> tuple[LinearValues, ...]:
+        """Reads the masked weight and the shift of every layer, hidden ones first, each once.
+
+        Args:
+            context: shape ``(*context_batch, context_dim)``.
+
+        Returns:
+            For each layer ``(weight, shift)``: ``(width, width before)`` and
+            ``(width, *context_batch)``, ``(width,)`` where no context enters.
+        """
+        check_context("MaskedMLP", context, self.context_dim)
+        return tuple(linear.values(context) for linear in (*self.hidden, self.output))
+
+    def depends_on(self) -> Tensor:
+        """Finds which inputs the parameters of each input see.
+
+        Returns:
+            Boolean tensor ``(input_dim, input_dim)``: entry (d, e) says whether the parameters of
+            input d depend on input e.
+        """
+        reach = torch.eye(self.input_dim, device=self.order.device)
+        for linear in (*self.hidden, self.output):
+            reach = (linear.mask.to(reach) @ reach).clamp(max=1)
+        return reach.view(self.params_per_input, self.input_dim, -1)[0] > 0
+
+
+def _degrees(input_dim: int, width: int, with_context: bool) -> list[int]:  # noqa: FBT001
+    """Spreads ``width`` degrees evenly over the range, ascending, the lowest always among them."""
+    lowest = 0 if with_context else 1
+    count = max(1, input_dim - lowest)
+    if width >= count:
+        return [lowest + unit * count // width for unit in range(width)]
+    return [lowest + unit * (count - 1) // max(1, width - 1) for unit in range(width)]
+
+
+def _permutation(order: Sequence[int] | Tensor | None, input_dim: int) -> list[int]:
+    chain = list(range(input_dim))
+    if order is None:
+        return chain
+    given = order.tolist() if isinstance(order, Tensor) else list(order)
+    if sorted(given) != chain or any(isinstance(i, (bool, float)) for i in given):
+        raise ValueError(
+            f"MaskedMLP(input_dim={input_dim}) got order={given}, no permutation of its inputs. "
+            f"Pass every integer from 0 to {input_dim - 1} once."
+        )
+    return [int(i) for i in given]

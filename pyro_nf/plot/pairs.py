@@ -1,0 +1,102 @@
+"""Data beside samples, pair by pair."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyro_nf._checks import positive_int
+from pyro_nf.plot._common import BLUE, GREY, Rows, as_rows, padded_range, pyplot
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def pairs(
+    data: Rows,
+    samples: Rows,
+    names: Sequence[str] | None = None,
+    *,
+    max_points: int = 500,
+) -> Figure:
+    """Draws data beside a model's samples: a histogram for each column, a scatter for each pair.
+
+    The axes follow the data, so that a few stray samples do not squeeze all else together.
+
+    Args:
+        data: Shape ``(rows, columns)``.
+        samples: Shape ``(draws, columns)``.
+        names: A label for each column; None for ``y_1``, ``y_2`` and so on.
+        max_points: Most points of each in a scatter, evenly chosen.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If the columns of data, samples and names are not as many.
+        ImportError: If matplotlib is not installed.
+
+    Example:
+        >>> import torch
+        >>> from pyro_nf import plot
+        >>> figure = plot.pairs(torch.randn(40, 3), torch.randn(40, 3), names=["a", "b", "c"])
+        >>> len(figure.axes)
+        6
+    """
+    positive_int("pairs", "max_points", max_points)
+    real = as_rows("pairs", "data", data, None)
+    drawn = as_rows("pairs", "samples", samples, real.shape[1])
+    columns = real.shape[1]
+    labels = [f"$y_{{{i + 1}}}$" for i in range(columns)] if names is None else list(names)
+    if len(labels) != columns:
+        raise ValueError(
+            f"pairs got {len(labels)} names for {columns} columns. Pass one for each column."
+        )
+    limits = [padded_range(column, margin=0.08, central=1.0) for column in real.T]
+    size = min(2.1 * columns, 14.0)
+    figure, cells = pyplot().subplots(
+        columns, columns, figsize=(size, size), squeeze=False, layout="constrained"
+    )
+    for row in range(columns):
+        for column in range(columns):
+            axes = cells[row][column]
+            if column > row:
+                axes.remove()
+                continue
+            axes.set_xlim(limits[column])
+            if row == column:
+                _histograms(axes, real[:, row], drawn[:, row], limits[row])
+            else:
+                axes.set_ylim(limits[row])
+                for values, color in ((real, GREY), (drawn, BLUE)):
+                    some = values[:: math.ceil(len(values) / max_points), [column, row]]
+                    axes.plot(*some.T, ".", ms=3, mew=0, color=color, alpha=0.6)
+            _label(axes, labels, row, column, last=columns - 1)
+    handles, texts = cells[0][0].get_legend_handles_labels()
+    figure.legend(handles, texts, loc="upper right")
+    return figure
+
+
+def _histograms(
+    axes: Axes, real: np.ndarray, drawn: np.ndarray, limits: tuple[float, float]
+) -> None:
+    bins = list(np.linspace(*limits, 31))
+    axes.hist(real, bins, density=True, color=GREY, alpha=0.45, label="data")
+    axes.hist(drawn, bins, density=True, color=BLUE, histtype="step", lw=1.5, label="samples")
+    axes.set_yticks([])
+
+
+def _label(axes: Axes, labels: Sequence[str], row: int, column: int, last: int) -> None:
+    """Labels the outer edge of a triangle of cells, and hides the inner tick labels."""
+    if row == last:
+        axes.set_xlabel(labels[column])
+    else:
+        axes.tick_params(labelbottom=False)
+    if column == 0 and row > 0:
+        axes.set_ylabel(labels[row])
+    else:
+        axes.tick_params(labelleft=False)

@@ -1,0 +1,186 @@
+"""A flow as a distribution: shapes, contexts, bad input, side results, initialisation."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyro_nf import flows
+from pyro_nf.distributions import DiagonalNormal, Flow, FlowDistribution
+from pyro_nf.transforms import ActNorm, Compose, FlowTransform, LULinear, ToSupport
+
+NAMES = pytest.mark.parametrize("name", ["nice", "realnvp", "maf", "iaf", "nsf"])
+
+
+@NAMES
+def test_shapes_without_context(name: str) -> None:
+    flow = getattr(flows, name)(3)
+    d = flow()
+    assert isinstance(d, FlowDistribution)
+    assert isinstance(d, dist.TransformedDistribution)
+    assert (d.batch_shape, d.event_shape) == ((), (3,))
+    assert (flow.event_shape, flow.input_dim, flow.context_dim) == ((3,), 3, 0)
+    assert d.sample((4, 2)).shape == (4, 2, 3)
+    assert d.log_prob(torch.zeros(4, 2, 3)).shape == (4, 2)
+    assert d.expand((6,)).sample((2,)).shape == (2, 6, 3)
+    assert d.expand((6,)).log_prob(torch.zeros(6, 3)).shape == (6,)
+
+
+@NAMES
+def test_shapes_with_context(name: str) -> None:
+    flow = getattr(flows, name)(3, context_dim=2)
+    d = flow(torch.randn(7, 2))
+    assert (d.batch_shape, d.event_shape) == ((7,), (3,))
+    draws = d.sample((11,))
+    assert draws.shape == (11, 7, 3)
+    assert len(draws.reshape(-1, 3).unique(dim=0)) == 77  # independent over the contexts
+    assert d.log_prob(torch.zeros(3)).shape == (7,)
+    assert d.expand((4, 7)).sample().shape == (4, 7, 3)
+    assert flow(torch.randn(2)).batch_shape == ()
+    assert flow(torch.randn(5, 1, 2)).log_prob(torch.zeros(7, 3)).shape == (5, 7)
+
+
+def test_context_errors() -> None:
+    with pytest.raises(ValueError, match=r"context_dim=2 and got no context.*flow\(context\)"):
+        flows.maf(3, context_dim=2)()
+    with pytest.raises(ValueError, match="built without context"):
+        flows.maf(3)(torch.zeros(2))
+    with pytest.raises(ValueError, match=r"expected shape \(\*batch, 2\)"):
+        flows.maf(3, context_dim=2)(torch.zeros(5, 4))
+    with pytest.raises(ValueError, match="do not broadcast"):
+        flows.maf(3, context_dim=2)(torch.zeros(5, 2)).log_prob(torch.zeros(4, 3))
+
+
+@NAMES
+def test_bad_sizes_and_options(name: str) -> None:
+    make = getattr(flows, name)
+    with pytest.raises(ValueError, match="got input_dim=0"):
+        make(0)
+    with pytest.raises(ValueError, match="got transforms=-1"):
+        make(3, transforms=-1)
+    with pytest.raises(TypeError, match="got input_dim=2.5"):
+        make(2.5)
+    with pytest.raises(ValueError, match="Pass one of"):
+        make(3, activation="rleu")
+    with pytest.raises(ValueError, match=r"got a value of shape \(5, 4\)"):
+        make(3)().log_prob(torch.zeros(5, 4))
+    with pytest.raises(ValueError, match="got context_dim=-1"):
+        make(3, context_dim=-1)
+
+
+def test_unknown_wiring_and_mask() -> None:
+    with pytest.raises(ValueError, match="Pass one of 'autoregressive', 'coupling'"):
+        flows.nsf(2, wiring="autoregresive")
+    with pytest.raises(ValueError, match="Pass one of 'half'"):
+        flows.realnvp(2, mask="halves")
+
+
+@pytest.mark.parametrize(
+    ("support", "size", "event", "inside"),
+    [
+        (constraints.positive, 2, (2,), lambda y: (y > 0).all()),
+        (constraints.interval(-1.0, 3.0), 2, (2,), lambda y: ((y > -1) & (y < 3)).all()),
+        (constraints.simplex, 2, (3,), lambda y: torch.allclose(y.sum(-1), torch.ones(()))),
+        (
+            [constraints.positive, constraints.real, constraints.unit_interval],
+            3,
+            (3,),
+            lambda y: (y[..., 0] > 0).all() and ((y[..., 2] > 0) & (y[..., 2] < 1)).all(),
+        ),
+    ],
+    ids=["positive", "interval", "simplex", "mixed"],
+)
+def test_support(support: object, size: int, event: tuple[int, ...], inside) -> None:
+    flow = flows.realnvp(size, support=support)
+    d = flow()
+    y = d.sample((50,))
+    assert y.shape == (50, *event)
+    assert flow.event_shape == event
+    assert inside(y)
+    assert d.support.check(y).all()
+    assert d.log_prob(y).isfinite().all()
+
+
+def test_initialize_standardises_and_keeps() -> None:
+    flow = flows.nsf(2)
+    x = torch.randn(500, 2) * torch.tensor([100.0, 1e-3]) + torch.tensor([1e4, -5.0])
+    flow.initialize(x)
+    base_side = flow.transform.inverse_and_ladj(x)[0]
+    torch.testing.assert_close(base_side.mean(0), torch.zeros(2), rtol=0, atol=1e-2)
+    torch.testing.assert_close(base_side.std(0), torch.ones(2), rtol=0, atol=2e-2)
+    before = flow().log_prob(x)
+    flow.initialize(2 * x)
+    torch.testing.assert_close(flow().log_prob(x), before)
+
+
+def test_initialize_refuses_bad_data() -> None:
+    flow = flows.maf(2)
+    with pytest.raises(ValueError, match="at least 2"):
+        flow.initialize(torch.zeros(1, 2))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        flow.initialize(torch.tensor([[0.0, 1.0], [float("nan"), 0.0]]))
+
+
+class Reporting(FlowTransform):
+    """The identity, reporting each row's squared norm."""
+
+    input_dim = 2
+
+    def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.record("norm", x.square().sum(-1))
+        return x, x.new_zeros(x.shape[:-1])
+
+    inverse_and_ladj = forward_and_ladj
+
+
+def test_auxiliary_collects_per_sample_and_adds_over_layers() -> None:
+    flow = Flow(DiagonalNormal(2), [Reporting(), ActNorm(2), Reporting().inv])
+    x = torch.randn(5, 2)
+    with flow.auxiliary() as results:
+        flow().log_prob(x)
+    assert list(results) == ["norm"]
+    torch.testing.assert_close(results["norm"], 2 * x.square().sum(-1))
+    other = Flow(DiagonalNormal(2), Reporting())
+    with flow.auxiliary() as results:
+        other().log_prob(x)
+    assert results == {}
+
+
+def test_any_module_that_gives_a_distribution_is_a_base() -> None:
+    class Laplace(nn.Module):
+        def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
+            return dist.Laplace(torch.zeros(2), torch.ones(2)).to_event(1)
+
+    flow = Flow(Laplace(), LULinear(2))
+    assert flow().log_prob(torch.zeros(5, 2)).shape == (5,)
+    assert flow.event_shape == (2,)
+
+
+def test_chain_of_torch_parts_inverts() -> None:
+    exp = torch.distributions.ExpTransform()
+    chain = Compose([LULinear(2), exp, exp.inv, torch.distributions.ComposeTransform([exp])])
+    x = torch.randn(5, 2)
+    torch.testing.assert_close(chain.inv(chain(x)), x)
+    assert chain.codomain.event_dim == 1
+    with pytest.raises(TypeError, match="got a part of type int"):
+        Compose([LULinear(2), 3])
+    with pytest.raises(ValueError, match="context_dim"):
+        Compose([flows.maf(2, context_dim=2).transform, flows.maf(2, context_dim=3).transform])
+
+
+def test_pyros_own_layers_are_parts_and_keep_their_parameters() -> None:
+    theirs = dist.transforms.affine_autoregressive(2, [8])
+    chain = Compose([LULinear(2), theirs.inv, ToSupport(constraints.positive, 2)])
+    assert set(theirs.parameters()) <= set(chain.parameters())
+    conditional = dist.transforms.conditional_affine_coupling(2, 3, [8])
+    with pytest.raises(ValueError, match="context_dim"):
+        Compose([conditional])
+    chain = Compose([conditional, LULinear(2)], context_dim=3)
+    context, x = torch.randn(5, 3), torch.randn(5, 2)
+    y, ladj = chain.forward_and_ladj(x, context)
+    back, back_ladj = chain.inverse_and_ladj(y, context)
+    torch.testing.assert_close(back, x, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(back_ladj, -ladj, rtol=1e-4, atol=1e-5)

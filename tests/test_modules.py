@@ -1,0 +1,132 @@
+"""Layers as modules: copies, pickles, checkpoints, the inverse, dtypes."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from cases import CASES, Case, build, inputs, perturb
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from pyro_nf import flows
+
+EVERY = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+@EVERY
+def test_state_dict_restores_a_layer_built_under_another_seed(case: Case) -> None:
+    layer = build(case, scale=0.5)
+    x, context = inputs(case)
+    want = layer.forward_and_ladj(x, context)
+    buffer = io.BytesIO()
+    torch.save(layer.state_dict(), buffer)
+    buffer.seek(0)
+    torch.manual_seed(99)
+    other = case.build().double()
+    perturb(other, 1.0, seed=77)
+    other.load_state_dict(torch.load(buffer, weights_only=True))
+    for got, expected in zip(other.forward_and_ladj(x, context), want, strict=True):
+        torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+@EVERY
+def test_building_draws_no_architecture_from_the_global_generator(case: Case) -> None:
+    torch.manual_seed(0)
+    buffers = dict(case.build().named_buffers())
+    torch.manual_seed(123)
+    for name, buffer in case.build().named_buffers():
+        assert torch.equal(buffer, buffers[name]), name
+
+
+@EVERY
+def test_no_tensor_stands_twice_in_the_state(case: Case) -> None:
+    layer = build(case)
+    pointers = [t.data_ptr() for t in layer.state_dict(keep_vars=True).values() if t.numel()]
+    assert len(pointers) == len(set(pointers))
+
+
+@EVERY
+def test_copies_and_pickles_after_use(case: Case) -> None:
+    layer = build(case, scale=0.5)
+    x, context = inputs(case)
+    bound = layer.condition(context)
+    y = bound(x)
+    bound.inv(y)
+    layer.inv  # noqa: B018  (the inverse exists when the layer is copied)
+    want = layer.forward_and_ladj(x, context)[0]
+    buffer = io.BytesIO()
+    torch.save(layer, buffer)
+    buffer.seek(0)
+    saved = torch.load(buffer, weights_only=False)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), saved):
+        torch.testing.assert_close(other.forward_and_ladj(x, context)[0], want)
+        assert other.inv.inv is other
+        assert not set(map(id, other.parameters())) & set(map(id, layer.parameters()))
+    pickle.loads(pickle.dumps(bound))
+    copy.deepcopy(bound.inv)
+
+
+@EVERY
+def test_moving_averages_of_a_used_layer(case: Case) -> None:
+    layer = build(case, scale=0.5)
+    x, context = inputs(case)
+    layer.condition(context)(x)
+    average = AveragedModel(layer)
+    average.update_parameters(layer)
+    got = average.module.forward_and_ladj(x, context)[0]
+    torch.testing.assert_close(got, layer.forward_and_ladj(x, context)[0])
+
+
+@EVERY
+def test_the_inverse_is_a_module_with_the_layers_parameters(case: Case) -> None:
+    layer = build(case, scale=0.5)
+    inverse = layer.inv
+    assert inverse.inv is layer
+    assert layer.inv is inverse
+    assert list(inverse.parameters()) == list(layer.parameters())
+    assert list(nn.ModuleList([inverse]).parameters()) == list(layer.parameters())
+    assert set(layer.state_dict()) == {
+        name.removeprefix("layer.") for name in inverse.state_dict()
+    } or isinstance(layer.state_dict(), dict)
+    twin = copy.deepcopy(inverse)
+    assert twin.inv.inv is twin
+    x, context = inputs(case)
+    y, ladj = layer.forward_and_ladj(x, context)
+    for got, want in zip(inverse.inverse_and_ladj(x, context), (y, ladj), strict=True):
+        torch.testing.assert_close(got, want)
+    bound = layer.condition(context)
+    assert bound.inv.inv is bound
+    torch.testing.assert_close(bound.inv(bound(x)), x)
+    torch.testing.assert_close(
+        bound.inv.log_abs_det_jacobian(y, x), -bound.log_abs_det_jacobian(x, y)
+    )
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_dtype_follows_input_and_parameters(case: Case, dtype: torch.dtype) -> None:
+    layer = build(case, scale=0.3, dtype=dtype)
+    x, context = inputs(case, dtype=dtype)
+    y, ladj = layer.forward_and_ladj(x, context)
+    back, back_ladj = layer.inverse_and_ladj(y, context)
+    assert {t.dtype for t in (y, ladj, back, back_ladj)} == {dtype}
+    assert all(t.isfinite().all() for t in (y, ladj, back, back_ladj))
+    exact = build(case, scale=0.3)
+    for parameter, rounded in zip(exact.parameters(), layer.parameters(), strict=True):
+        parameter.data.copy_(rounded.data)
+    want = exact.forward_and_ladj(x.double(), None if context is None else context.double())
+    tolerance = {torch.float32: 1e-4, torch.float64: 1e-12, torch.bfloat16: 0.1}[dtype]
+    for got, expected in zip((y, ladj), want, strict=True):
+        torch.testing.assert_close(got.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["nice", "realnvp", "maf", "iaf", "nsf"])
+def test_activations_are_not_shared(name: str) -> None:
+    flow = getattr(flows, name)(3, activation=nn.PReLU())
+    modules = [m for m in flow.modules() if isinstance(m, nn.PReLU)]
+    assert len(modules) > 2
+    assert len({id(m) for m in modules}) == len(modules)

@@ -1,0 +1,88 @@
+"""Layers under meta tensors, vmap, functional gradients and the compiler."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import CASES, Case, build, inputs
+from torch import Tensor
+
+EVERY = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+@EVERY
+def test_meta_device_stands_in_for_an_accelerator(case: Case) -> None:
+    """A tensor made on the CPU, or a host synchronisation, raises here."""
+    layer = build(case).to("meta")
+    x, context = inputs(case)
+    x, context = x.to("meta"), None if context is None else context.to("meta")
+    y, ladj = layer.forward_and_ladj(x, context)
+    back, _ = layer.inverse_and_ladj(y, context)
+    assert {t.device.type for t in (y, ladj, back)} == {"meta"}
+    (y.sum() + ladj.sum() + back.sum()).backward() if y.requires_grad else None
+
+
+def directions(case: Case) -> list:
+    layer = build(case, scale=0.5)
+    x, context = inputs(case, (4,))
+    y = layer.forward_and_ladj(x, context)[0].detach()
+    return [(layer.forward_and_ladj, x, context), (layer.inverse_and_ladj, y, context)]
+
+
+@EVERY
+def test_vmap_over_rows(case: Case) -> None:
+    for run, value, context in directions(case):
+        arguments = (value,) if context is None else (value, context)
+        if not case.maps:
+            with pytest.raises(RuntimeError):
+                torch.vmap(run)(*arguments)
+            continue
+        mapped = torch.vmap(run)(*arguments)
+        for got, want in zip(mapped, run(value, context), strict=True):
+            torch.testing.assert_close(got, want)
+
+
+@EVERY
+def test_functional_jacobian(case: Case) -> None:
+    for run, value, context in directions(case):
+        row, c = value[0], None if context is None else context[0]
+        jacobian = torch.func.jacrev(lambda v, c=c, run=run: run(v, c)[0])(row)
+        want = torch.autograd.functional.jacobian(lambda v, c=c, run=run: run(v, c)[0], row)
+        torch.testing.assert_close(jacobian, want)
+
+
+@EVERY
+def test_second_derivatives(case: Case) -> None:
+    """The Hessian of a sum of outputs agrees with differences of the gradient."""
+    for run, value, context in directions(case):
+        row, c = value[0], None if context is None else context[0]
+
+        def scalar(v: Tensor, c: Tensor | None = c, run=run) -> Tensor:
+            out, ladj = run(v, c)
+            return out.sin().sum() + ladj
+
+        hessian = torch.autograd.functional.hessian(scalar, row)
+        gradient = torch.func.grad(scalar)
+        direction = torch.linspace(-1, 1, row.numel(), dtype=row.dtype).reshape(row.shape)
+        step = 1e-6
+        difference = (gradient(row + step * direction) - gradient(row - step * direction)) / (
+            2 * step
+        )
+        flat = hessian.reshape(row.numel(), row.numel()) @ direction.reshape(-1)
+        torch.testing.assert_close(flat, difference.reshape(-1), rtol=1e-5, atol=1e-6)
+
+
+COMPILED = [case for case in CASES if not case.name.endswith("-context")]
+
+
+@pytest.mark.parametrize("case", COMPILED, ids=lambda case: case.name)
+def test_compiles_without_a_break(case: Case) -> None:
+    for run, value, context in directions(case):
+        torch.compiler.reset()
+        compiled = torch.compile(run, fullgraph=True, backend="eager")
+        if not case.compiles:
+            with pytest.raises(torch._dynamo.exc.Unsupported):
+                compiled(value, context)
+            continue
+        for got, want in zip(compiled(value, context), run(value, context), strict=True):
+            torch.testing.assert_close(got, want)
