@@ -8,6 +8,8 @@ from importlib.metadata import version
 
 import torch
 
+import pyro_nf
+
 
 def describe() -> str:
     """Names processor, threads and versions."""
@@ -18,7 +20,9 @@ def describe() -> str:
         processor = names[0] if names else processor
     except OSError:
         pass
-    packages = ", ".join(f"{name} {version(name)}" for name in ("pyro_nf", "torch", "pyro-ppl"))
+    packages = (
+        f"pyro_nf {pyro_nf.__version__}, torch {version('torch')}, Pyro {version('pyro-ppl')}"
+    )
     return (
         f"{processor}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s); "
         f"Python {platform.python_version()}, {packages}"

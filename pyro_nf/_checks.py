@@ -49,5 +49,7 @@ def choice(owner: str, name: str, value: Any, options: Sequence[str]) -> Any:
 def hidden_sizes(owner: str, name: str, value: Any) -> tuple[int, ...]:
     """Returns ``value`` as a tuple of positive integers (it may be empty), else raises."""
     if isinstance(value, (str, int)) or not isinstance(value, Sequence):
-        raise TypeError(f"{owner} got {name}={value!r}. Pass a sequence of widths such as [64, 64].")
+        raise TypeError(
+            f"{owner} got {name}={value!r}. Pass a sequence of widths such as [64, 64]."
+        )
     return tuple(positive_int(owner, f"{name}[{i}]", width) for i, width in enumerate(value))

@@ -89,7 +89,10 @@ def _wirings() -> list[Case]:
                     "Elementwise",
                     lambda f=f, c=c: T.Elementwise(f, 4, context_dim=c, **SMOOTH),
                 ),
-                "coupling": ("Coupling", lambda f=f, c=c: T.Coupling(f, 4, context_dim=c, **SMOOTH)),
+                "coupling": (
+                    "Coupling",
+                    lambda f=f, c=c: T.Coupling(f, 4, context_dim=c, **SMOOTH),
+                ),
                 "maf": (
                     "Autoregressive",
                     lambda f=f, c=c: T.Autoregressive(
@@ -147,7 +150,12 @@ _LAYERS = [
         ("Autoregressive",),
         6,
     ),
-    Case("permutation", lambda: T.Permutation([2, 0, 3, 1]), ("Permutation",), 4, 0, False),
+    Case(
+        "permutation",
+        lambda: T.Permutation([2, 0, 3, 1]),
+        ("Permutation",),
+        fresh_is_identity=False,
+    ),
     Case("diagonal_scale", lambda: T.DiagonalScale(4), ("DiagonalScale",)),
     Case("lu", lambda: T.LULinear(4), ("LULinear",)),
     Case("qr", lambda: T.QRLinear(4), ("QRLinear",)),
@@ -203,9 +211,9 @@ _FLOW_FACTORIES: dict[str, tuple[str, Callable[..., D.Flow]]] = {
 _FLOWS = [
     Case(
         f"flow-{label}-{size}d" + ("-context" if c else ""),
-        lambda make=make, size=size, c=c: make(
-            size, transforms=2, context_dim=c, **SMOOTH
-        ).transform,
+        lambda make=make, size=size, c=c: (
+            make(size, transforms=2, context_dim=c, **SMOOTH).transform
+        ),
         (public,),
         size,
         c,
@@ -229,7 +237,9 @@ COVERED_ELSEWHERE = {
 }
 
 
-def build(case: Case, *, scale: float | None = None, dtype: torch.dtype = torch.float64) -> nn.Module:
+def build(
+    case: Case, *, scale: float | None = None, dtype: torch.dtype = torch.float64
+) -> nn.Module:
     """The case's layer in ``dtype``, its parameters drawn from ``scale``·N(0, 1) (None: fresh)."""
     torch.manual_seed(0)
     layer = case.build().to(dtype)

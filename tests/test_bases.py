@@ -127,6 +127,14 @@ def test_serves_as_the_base_of_a_flow(make):
     assert flow.event_shape == (3,)
 
 
+@each_base
+def test_scores_an_empty_batch(make):
+    base = make()
+    context = context_for(base, 0)
+    assert base(context).log_prob(torch.zeros(0, 3)).shape == (0,)
+    assert Flow(base, TriangularAffine(3))(context).log_prob(torch.zeros(4, 0, 3)).shape == (4, 0)
+
+
 def test_standard_normal():
     x = torch.randn(5, 3)
     expected = torch.distributions.Normal(0.0, 1.0).log_prob(x).sum(-1)

@@ -1,4 +1,4 @@
-"""Flows inside of Pyro models: priors, likelihoods and guides under every inference that Pyro has."""
+"""Flows inside of Pyro models: as priors, likelihoods and guides."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from pyro import poutine
 from pyro.distributions import constraints
 from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
-from pyro.nn import PyroModule, PyroSample
-from pyro.nn.module import to_pyro_module_
 from pyro.optim import Adam
 
 from pyro_nf.bijections import Affine, RationalQuadraticSpline
@@ -23,7 +21,6 @@ from pyro_nf.transforms import (
     Autoregressive,
     Coupling,
     Permutation,
-    ToSupport,
     TriangularAffine,
 )
 
@@ -43,14 +40,16 @@ LAYERS = {
     ),
 }
 each_layer = pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS.keys())
-each_wiring = pytest.mark.parametrize(
-    "layers", [LAYERS["coupling"], LAYERS["maf"], LAYERS["iaf-spline"]], ids=str
-)
+each_wiring = pytest.mark.parametrize("layers", list(LAYERS.values())[1:], ids=list(LAYERS)[1:])
 each_support = pytest.mark.parametrize("support", [None, BOXED], ids=["real", "constrained"])
 
 
 def make_flow(layers=LAYERS["coupling"], *, context_dim=0, support=None):
-    return perturb(Flow(DiagonalNormal(2), layers(context_dim), support=support))
+    return perturb(fresh_flow(layers, context_dim=context_dim, support=support))
+
+
+def fresh_flow(layers, *, context_dim=0, support=None):
+    return Flow(DiagonalNormal(2), layers(context_dim), support=support)
 
 
 def perturb(module):
@@ -222,7 +221,7 @@ def test_predictive(layers, parallel):
 @pytest.mark.parametrize("loss", [Trace_ELBO, TraceMeanField_ELBO])
 @pytest.mark.parametrize("vectorized", [True, False])
 def test_guide_learns_a_normal_posterior(layers, loss, vectorized):
-    flow = Flow(DiagonalNormal(2), [layers(0)] if layers is not LAYERS["triangular"] else layers(0))
+    flow = Flow(DiagonalNormal(2), [fresh_flow(layers).transform, TriangularAffine(2)])
 
     def model():
         pyro.sample("z", dist.Normal(torch.tensor([1.0, -1.0]), 0.5).to_event(1))
@@ -233,10 +232,10 @@ def test_guide_learns_a_normal_posterior(layers, loss, vectorized):
 
     particles = 16 if vectorized else 1
     elbo = loss(num_particles=particles, vectorize_particles=vectorized, max_plate_nesting=0)
-    svi = SVI(model, guide, Adam({"lr": 0.02}), elbo)
+    svi = SVI(model, guide, Adam({"lr": 0.05}), elbo)
     losses = [svi.step() for _ in range(60 if vectorized else 3)]
     if vectorized:
-        assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
+        assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
 
 
 def test_one_pass_scores_the_own_draw_of_a_guide():
@@ -245,9 +244,7 @@ def test_one_pass_scores_the_own_draw_of_a_guide():
     layer = flow.transform
     for name in ("forward_and_ladj", "inverse_and_ladj"):
         original = getattr(layer, name)
-        setattr(
-            layer, name, lambda *a, f=original, n=name: (passes.append(n), f(*a))[1]
-        )
+        setattr(layer, name, lambda *a, f=original, n=name: (passes.append(n), f(*a))[1])
 
     def model():
         pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
@@ -345,93 +342,3 @@ def test_layer_in_pyros_conditional_distribution(layers):
     assert draws.shape == (11, 7, 2)
     assert draws.reshape(-1, 2).unique(dim=0).shape[0] == 77
     torch.testing.assert_close(theirs.log_prob(draws), flow(context).log_prob(draws))
-
-
-# --- Bayesian weights ------------------------------------------------------------------------
-
-
-def bayesian_flow():
-    """A flow, and its twin in which the weight of one layer is a random variable."""
-    flow = perturb(Flow(DiagonalNormal(2), Coupling(Affine(), 2, hidden_dims=[4])))
-    plain = Flow(DiagonalNormal(2), Coupling(Affine(), 2, hidden_dims=[4]))
-    plain.load_state_dict(flow.state_dict())
-    to_pyro_module_(flow)
-    output = flow.transform.network.output
-    prior = dist.Normal(0.0, 0.3).expand(output.weight.shape).to_event(2)
-    output.weight = PyroSample(prior)
-    return flow, plain
-
-
-def bayesian_model(flow):
-    def model(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("x", flow(), obs=x)
-
-    return model
-
-
-def weight_sites(trace):
-    return [name for name in trace.stochastic_nodes if name != "data"]
-
-
-def test_sampled_weights_appear_once_and_make_the_score():
-    flow, plain = bayesian_flow()
-    assert isinstance(flow, PyroModule)
-    x = torch.randn(6, 2)
-    trace = poutine.trace(bayesian_model(flow)).get_trace(x)
-    trace.compute_log_prob()
-    (site,) = weight_sites(trace)
-    assert site.endswith("output.weight")
-    with torch.no_grad():
-        plain.transform.network.output.weight.copy_(trace.nodes[site]["value"])
-    torch.testing.assert_close(trace.nodes["x"]["log_prob"], plain().log_prob(x))
-
-
-def test_sampled_weights_hold_for_draw_and_score_of_one_distribution():
-    flow, plain = bayesian_flow()
-    with poutine.trace() as handler:
-        d = flow()
-    (site,) = weight_sites(handler.trace)
-    with torch.no_grad():
-        plain.transform.network.output.weight.copy_(handler.trace.nodes[site]["value"])
-    draw = d.rsample((5,))
-    torch.testing.assert_close(d.log_prob(draw), plain().log_prob(draw))
-    torch.testing.assert_close(d.log_prob(draw.clone()), plain().log_prob(draw))
-
-
-def test_sampled_weights_under_svi():
-    flow, _ = bayesian_flow()
-    model, x = bayesian_model(flow), torch.randn(6, 2)
-    guide = AutoNormal(model)
-    losses = train(model, guide, x, steps=20)
-    assert len(set(losses)) == 20
-    (name,) = guide.median()
-    assert name.endswith("output.weight")
-    draws = Predictive(model, guide=guide, num_samples=3)(x)
-    assert draws[name].shape[0] == 3
-
-
-def test_sampled_weights_under_nuts():
-    flow, _ = bayesian_flow()
-    kernel = NUTS(bayesian_model(flow), max_tree_depth=3)
-    mcmc = MCMC(kernel, num_samples=5, warmup_steps=5, disable_progbar=True)
-    mcmc.run(torch.randn(6, 2))
-    (draws,) = mcmc.get_samples().values()
-    assert draws.shape == (5, 2, 4)
-    assert draws.unique(dim=0).shape[0] > 1
-
-
-def test_sampled_weights_of_a_support_and_chain():
-    chain = [Coupling(Affine(), 2, hidden_dims=[4]), Permutation([1, 0]), ToSupport(BOXED, 2)]
-    flow = to_pyro_module_(perturb(Flow(DiagonalNormal(2), chain))) or None
-    flow = Flow(DiagonalNormal(2), chain) if flow is None else flow
-    to_pyro_module_(flow)
-    bias = flow.transform.parts[0].network.output.bias
-    flow.transform.parts[0].network.output.bias = PyroSample(
-        dist.Normal(0.0, 1.0).expand(bias.shape).to_event(1)
-    )
-    x = flow().sample((6,))
-    model = bayesian_model(flow)
-    trace = poutine.trace(model).get_trace(x)
-    assert len(weight_sites(trace)) == 1
-    train(model, AutoNormal(model), x)

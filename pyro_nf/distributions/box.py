@@ -6,6 +6,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from pyro_nf._checks import positive_int
+from pyro_nf.distributions._independent import IndependentDimensions
 from pyro_nf.distributions._parameters import Values, per_dimension
 
 
@@ -56,7 +57,7 @@ class UniformBox(nn.Module):
         """Creates the distribution, of event shape ``(D,)``; a context is ignored."""
         del context
         # Validated, a value outside would raise; a flow must be able to say that it is impossible.
-        return dist.Uniform(self.low, self.high, validate_args=False).to_event(1)
+        return IndependentDimensions(dist.Uniform(self.low, self.high, validate_args=False), 1)
 
     def extra_repr(self) -> str:
         """The size."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
 from pyro_nf.distributions.flow_distribution import FlowDistribution
-from pyro_nf.transforms._protocol import check_context
+from pyro_nf.transforms._boundary import check_context
 from pyro_nf.transforms.compose import Compose
 from pyro_nf.transforms.foreign import as_flow_transform
 from pyro_nf.transforms.support import ToSupport
@@ -21,15 +21,15 @@ class Flow(nn.Module):
     """A normalizing flow: calling it gives a Pyro distribution.
 
     ``flow()`` or, with a context, ``flow(context)`` returns a
-    :class:`~pyro_nf.distributions.FlowDistribution` with ``batch_shape == context.shape[:-1]``. It
-    serves as a likelihood, a prior or a guide like any other Pyro distribution; in a model, declare
-    the parameters with ``pyro.module("flow", flow)``.
+    :class:`~pyro_nf.distributions.FlowDistribution` with ``batch_shape == context.shape[:-1]``.
+    It serves as a likelihood, a prior or a guide like any other Pyro distribution; in a model,
+    declare the parameters with ``pyro.module("flow", flow)``.
 
     Args:
         base: A module whose call with an optional context gives the base distribution.
         transform: Layer, base -> data, or a sequence of them: any torch or Pyro transforms.
         support: Where the data lie: a Pyro constraint, or a sequence of one for each dimension. A
-            last layer that follows ``biject_to(support)`` is added. None leaves the transform's own.
+            last layer that follows ``biject_to(support)`` is added.
 
     Raises:
         TypeError: If a transform is none.
@@ -108,7 +108,8 @@ class Flow(nn.Module):
             context: Shape ``(*batch, context_dim)``.
 
         Raises:
-            ValueError: If there are fewer than two rows, a value is not finite, or shapes do not fit.
+            ValueError: If there are fewer than two rows, a value is not finite, or shapes do not
+                fit.
         """
         check_context(self, context)
         event_dim = self.transform.codomain.event_dim

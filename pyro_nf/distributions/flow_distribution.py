@@ -19,10 +19,10 @@ class FlowDistribution(dist.TransformedDistribution):
 
     .. math:: \log p(y) = \log p_{\mathrm{base}}(x) - \log|\det \partial y / \partial x|
 
-    Made by calling a :class:`~pyro_nf.distributions.Flow`. ``log_prob`` of data is one pass data ->
-    base and remembers nothing. ``rsample`` keeps its pass on this object, so scoring one's own
-    draw inverts nothing; that pass counts only while draw, parameters, context and modes are as
-    they were.
+    Made by calling a :class:`~pyro_nf.distributions.Flow`. ``log_prob`` of data is one pass from
+    data to base and remembers nothing. ``rsample`` keeps its pass on this object, so scoring one's
+    own draw inverts nothing; that pass counts only while draw, parameters, context and modes are
+    as they were.
 
     Args:
         base_dist: Distribution of the base side.
@@ -31,7 +31,7 @@ class FlowDistribution(dist.TransformedDistribution):
         validate_args: As for any torch distribution.
 
     Raises:
-        ValueError: If the transform and the context, or the sizes of base and transform, do not fit.
+        ValueError: If the transform does not fit the context, or the base's size.
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class FlowDistribution(dist.TransformedDistribution):
         """The transform, with its context fixed."""
         return self.transforms[0]
 
-    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
         """Draws with gradients: ``sample_shape + batch_shape + event_shape``, one forward pass."""
         return self._push(self.base_dist.rsample(torch.Size(sample_shape)))
 
-    def sample(self, sample_shape: torch.Size | tuple[int, ...] = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
         """Draws without gradients: ``sample_shape + batch_shape + event_shape``."""
         with torch.no_grad():
             return self._push(self.base_dist.sample(torch.Size(sample_shape)))
@@ -70,9 +70,9 @@ class FlowDistribution(dist.TransformedDistribution):
 
         Args:
             value: Data of shape ``(*batch, *event_shape)``.
-            reuse: If ``value`` is this object's own latest draw, use the draw's own pass instead of
-                inverting. Its gradient reaches parameters and base draw as ever; set this to False
-                where the gradient with respect to ``value`` itself is wanted.
+            reuse: If ``value`` is this object's own latest draw, use the draw's own pass instead
+                of inverting. Its gradient reaches parameters and base draw as ever; set this to
+                False where the gradient with respect to ``value`` itself is wanted.
 
         Raises:
             ValueError: If ``value`` has another event shape, or its batch does not broadcast.
@@ -103,7 +103,7 @@ class FlowDistribution(dist.TransformedDistribution):
                 f"batch shape {tuple(batch)}, which do not broadcast. Give one value for each "
                 "context, or put samples in dimensions further left."
             )
-        if self._validate_args:
+        if self._validate_args and value.numel():  # torch cannot check an empty batch
             self._validate_sample(value)
 
     def expand(
@@ -140,8 +140,8 @@ class FlowDistribution(dist.TransformedDistribution):
         base = self.base_dist
         if tuple(self.event_shape) != (1,) or not isinstance(base, Independent):
             raise NotImplementedError(
-                f"cdf and icdf need a flow of event shape (1,) on an independent base; this one has "
-                f"{tuple(self.event_shape)}. Use sample() and count instead."
+                "cdf and icdf need a flow of event shape (1,) on an independent base; this one "
+                f"has {tuple(self.event_shape)}. Use sample() and count instead."
             )
         return base.base_dist, self.transform.sign
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_nf._checks import positive_float, positive_int
+from pyro_nf.distributions._independent import IndependentDimensions
 
 
 class GaussianMixture(nn.Module):
@@ -61,7 +62,8 @@ class GaussianMixture(nn.Module):
     def forward(self, context: Tensor | None = None) -> dist.MixtureSameFamily:
         """Creates the distribution, of event shape ``(D,)``; a context is ignored."""
         del context
-        normals = dist.Normal(self.locs, self.log_scales.exp(), validate_args=False).to_event(1)
+        each = dist.Normal(self.locs, self.log_scales.exp(), validate_args=False)
+        normals = IndependentDimensions(each, 1)
         weights = dist.Categorical(logits=self.logits, validate_args=False)
         return dist.MixtureSameFamily(weights, normals, validate_args=False)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_nf._checks import non_negative_int, positive_int
+from pyro_nf.distributions._independent import IndependentDimensions
 from pyro_nf.distributions._parameters import Parameters, check_parameters, softly_bounded
 
 _MAX_LOG_SCALE = 5.0
@@ -76,7 +77,7 @@ class DiagonalNormal(nn.Module):
             ValueError: If a context is needed and is missing or of another size.
         """
         loc, scale = self._loc_and_scale(context)
-        return dist.Normal(loc, scale, validate_args=False).to_event(1)
+        return IndependentDimensions(dist.Normal(loc, scale, validate_args=False), 1)
 
     def _loc_and_scale(self, context: Tensor | None) -> tuple[Tensor, Tensor]:
         if not self.context_dim:

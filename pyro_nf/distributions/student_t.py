@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Chi2, Distribution
 
 from pyro_nf._checks import positive_float, positive_int
+from pyro_nf.distributions._independent import IndependentDimensions
 from pyro_nf.distributions._parameters import (
     Parameters,
     Values,
@@ -100,7 +101,7 @@ class StudentT(nn.Module):
         """Creates the distribution, of event shape ``(D,)``; a context is ignored."""
         del context
         scale = self.log_scale.exp() if self.learned else self.scale
-        return _UncheckedStudentT(self.df, self.loc, scale).to_event(1)
+        return IndependentDimensions(_UncheckedStudentT(self.df, self.loc, scale), 1)
 
     def extra_repr(self) -> str:
         """The size, and what is learned."""

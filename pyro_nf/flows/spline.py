@@ -26,7 +26,7 @@ def nsf(
     wiring: Literal["autoregressive", "coupling"] = "autoregressive",
     transforms: int = 5,
     bins: int = 8,
-    bound: float = 5.0,
+    bound: float = 3.0,
     mask: MaskKind = "half",
     hidden_dims: Sequence[int] = (64, 64),
     context_dim: int = 0,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 Rows = Tensor | np.ndarray
 
-BLUE, ORANGE, GREY = "#2f6db3", "#e07b39", "#9aa3ad"
+BLUE, ORANGE, GREY, BLACK = "#2f6db3", "#e07b39", "#9aa3ad", "#22262b"
 
 
 def pyplot() -> Any:

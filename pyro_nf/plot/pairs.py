@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyro_nf._checks import positive_int
-from pyro_nf.plot._common import BLUE, GREY, Rows, as_rows, padded_range, pyplot
+from pyro_nf.plot._common import BLACK, BLUE, Rows, as_rows, padded_range, pyplot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,8 @@ def pairs(
         data: Shape ``(rows, columns)``.
         samples: Shape ``(draws, columns)``.
         names: A label for each column; None for ``y_1``, ``y_2`` and so on.
-        max_points: Most points of each in a scatter, evenly chosen.
+        max_points: Most points of each in a scatter, evenly chosen, and as many of one as of the
+            other.
 
     Returns:
         The figure.
@@ -57,6 +58,7 @@ def pairs(
             f"pairs got {len(labels)} names for {columns} columns. Pass one for each column."
         )
     limits = [padded_range(column, margin=0.08, central=1.0) for column in real.T]
+    points = min(max_points, len(real), len(drawn))
     size = min(2.1 * columns, 14.0)
     figure, cells = pyplot().subplots(
         columns, columns, figsize=(size, size), squeeze=False, layout="constrained"
@@ -72,9 +74,9 @@ def pairs(
                 _histograms(axes, real[:, row], drawn[:, row], limits[row])
             else:
                 axes.set_ylim(limits[row])
-                for values, color in ((real, GREY), (drawn, BLUE)):
-                    some = values[:: math.ceil(len(values) / max_points), [column, row]]
-                    axes.plot(*some.T, ".", ms=3, mew=0, color=color, alpha=0.6)
+                for values, color in ((real, BLACK), (drawn, BLUE)):
+                    some = values[:: math.ceil(len(values) / points), [column, row]]
+                    axes.plot(*some.T, "o", ms=2.6, mew=0, color=color, alpha=0.5)
             _label(axes, labels, row, column, last=columns - 1)
     handles, texts = cells[0][0].get_legend_handles_labels()
     figure.legend(handles, texts, loc="upper right")
@@ -84,8 +86,9 @@ def pairs(
 def _histograms(
     axes: Axes, real: np.ndarray, drawn: np.ndarray, limits: tuple[float, float]
 ) -> None:
-    bins = list(np.linspace(*limits, 31))
-    axes.hist(real, bins, density=True, color=GREY, alpha=0.45, label="data")
+    count = int(np.clip(2 * len(real) ** (1 / 3), 8, 40))
+    bins = list(np.linspace(*limits, count + 1))
+    axes.hist(real, bins, density=True, color=BLACK, alpha=0.25, label="data")
     axes.hist(drawn, bins, density=True, color=BLUE, histtype="step", lw=1.5, label="samples")
     axes.set_yticks([])
 

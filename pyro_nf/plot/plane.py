@@ -83,11 +83,12 @@ def density(
         aspect="equal",
         vmin=0,
     )
-    axes.figure.colorbar(image, ax=axes, label="density", fraction=0.046, pad=0.03)
+    beside = axes.inset_axes((1.03, 0.0, 0.04, 1.0))  # as high as the image, whatever its aspect
+    axes.figure.colorbar(image, cax=beside, label="density")
     if points is not None:
         some = points[:: math.ceil(len(points) / max_points)]
         axes.plot(*some.T, ".", ms=3, mew=0, color="white", alpha=0.6, label="data")
-        axes.legend(loc="upper right", labelcolor="white", facecolor="black", framealpha=0.4)
+        axes.legend(loc="upper right", markerscale=3, labelcolor="white", facecolor="black")
     axes.set(xlabel="$y_1$", ylabel="$y_2$", xlim=bounds[0], ylim=bounds[1])
     return axes
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_nf.transforms._protocol import FlowTransform, check_context, check_event
+from pyro_nf.transforms._boundary import check_context, check_event
+from pyro_nf.transforms._protocol import FlowTransform
 
 
 def features_first(layer: FlowTransform, x: Tensor, context: Tensor | None, name: str) -> Tensor:

@@ -1,8 +1,8 @@
-"""What torch and Pyro ask of a transform, derived from two passes.
+"""The contract of a layer: what torch and Pyro ask of it, derived from its two passes.
 
 A layer implements :meth:`FlowTransform.forward_and_ladj` and
-:meth:`FlowTransform.inverse_and_ladj`. Calls, ``.inv``, ``log_abs_det_jacobian``, conditioning,
-shapes and reuse follow from them here.
+:meth:`FlowTransform.inverse_and_ladj`. Conditioning, the inverse, shapes, side results and reuse
+follow from them here and in ``_two_passes.py``.
 """
 
 from __future__ import annotations
@@ -16,87 +16,16 @@ import torch
 from pyro.distributions import TransformModule
 from pyro.distributions.conditional import ConditionalTransform
 from torch import Tensor, nn
-from torch.distributions import Transform, constraints
+from torch.distributions import constraints
 
 from pyro_nf.transforms import _auxiliary
 from pyro_nf.transforms._bayesian import bind_samples, holds_samples
-from pyro_nf.transforms._reuse import Pass, Slot
+from pyro_nf.transforms._boundary import check_context, check_event
+from pyro_nf.transforms._reuse import Slot
+from pyro_nf.transforms._two_passes import TwoPasses
 
 
-class _TwoPasses(Transform):
-    """Torch's transform protocol on top of the two passes of a layer or of its bound view."""
-
-    bijective = True
-    ladj_direction: Literal["forward", "inverse"] = "forward"
-    _slot: Slot
-
-    def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
-
-    def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
-
-    def _stamped(self) -> tuple[nn.Module | None, Tensor | None]:
-        """The module and the context that a pass depends on; (None, _) forbids reuse."""
-        raise NotImplementedError
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self._pass(x, forward=True)
-
-    def _inv_call(self, y: Tensor) -> Tensor:
-        return self._pass(y, forward=False)
-
-    def _pass(self, given: Tensor, *, forward: bool) -> Tensor:
-        known = self._slot.counterpart(given, forward=forward)
-        if known is not None:
-            return known
-        produced, ladj = (self.forward_and_ladj if forward else self.inverse_and_ladj)(given)
-        module, context = self._stamped()
-        if module is not None:
-            stored = Pass.remember(given, produced, ladj, module, context)
-            self._slot.store(stored, forward=forward)
-        return produced
-
-    def _call(self, x: Tensor) -> Tensor:
-        return self.forward_and_ladj(x)[0]
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        return self.inverse_and_ladj(y)[0]
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """Computes ``log|det dy/dx|``, of shape ``(*batch,)``, of the pair ``(x, y)``.
-
-        The pass that made the pair is reused if all is as it was; else the layer's fast direction
-        is evaluated, unless only the other tensor carries a graph.
-        """
-        known = self._slot.take_ladj(x, y)
-        if known is not None:
-            return known
-        from_x = self.ladj_direction == "forward"
-        if x.requires_grad != y.requires_grad:
-            from_x = x.requires_grad
-        return self.forward_and_ladj(x)[1] if from_x else -self.inverse_and_ladj(y)[1]
-
-    def with_cache(self, cache_size: int = 1) -> _TwoPasses:
-        """Returns the transform itself: its reuse needs no cache and no size."""
-        del cache_size
-        return self
-
-    def clear_cache(self) -> None:
-        """Forgets the stored pass; needed only after a raw ``parameter.data.copy_(...)``."""
-        self._slot.clear()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_slot": Slot()}
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    def __hash__(self) -> int:
-        return id(self)
-
-
-class FlowTransform(_TwoPasses, TransformModule):
+class FlowTransform(TwoPasses, TransformModule):
     """A bijection with parameters: a Pyro ``TransformModule`` that may depend on a context.
 
     ``forward`` runs base -> data: x is the base side, y the data side. Subclasses implement
@@ -105,7 +34,7 @@ class FlowTransform(_TwoPasses, TransformModule):
     Attributes:
         input_dim: Size of the event's last dimension (None: any).
         context_dim: Size of the context's last dimension; 0 without context.
-        domain, codomain: Torch constraints of the two sides; their ``event_dim`` is the event's rank.
+        domain, codomain: Torch constraints of the two sides, with the rank of their events.
         ladj_direction: The direction in which the log-determinant is cheap.
         reusable: False while the two directions disagree (batch normalisation in training).
     """
@@ -246,7 +175,7 @@ class FlowTransform(_TwoPasses, TransformModule):
 ConditionalTransform.register(FlowTransform)
 
 
-class Bound(_TwoPasses):
+class Bound(TwoPasses):
     """A layer with its context fixed: a plain transform that owns no parameters.
 
     Args:
@@ -356,38 +285,3 @@ class _BoundInverse(Bound):
 
     def clear_cache(self) -> None:
         self.bound.clear_cache()
-
-
-def check_context(layer: FlowTransform, context: Tensor | None) -> Tensor | None:
-    """Returns the context if it is what the layer was built for, else raises."""
-    name, size = type(layer).__name__, layer.context_dim
-    if context is None:
-        if size:
-            raise ValueError(
-                f"{name} was built with context_dim={size} and got no context. Pass a context of "
-                f"shape (*batch, {size}): flow(context), or layer.condition(context)."
-            )
-        return None
-    if not size:
-        raise ValueError(
-            f"{name} was built without context and got one of shape {tuple(context.shape)}. "
-            "Leave it out, or build with context_dim."
-        )
-    if context.ndim == 0 or context.shape[-1] != size:
-        raise ValueError(
-            f"{name}(context_dim={size}) got a context of shape {tuple(context.shape)}; expected "
-            f"shape (*batch, {size})."
-        )
-    return context
-
-
-def check_event(layer: FlowTransform, shape: torch.Size, name: str) -> torch.Size:
-    """Returns the shape if its last dimension is the layer's, else raises."""
-    size = layer.input_dim
-    if size is not None and (not shape or shape[-1] != size):
-        got = f"last dimension {shape[-1]}" if shape else "no dimensions"
-        raise ValueError(
-            f"{type(layer).__name__}(input_dim={size}) got {name} with {got}; expected shape "
-            f"(*batch, {size})."
-        )
-    return shape

@@ -50,6 +50,10 @@ class ScalarSupport(nn.Module):
         """The support of some of the columns, with its bounds where the module is now."""
         raise NotImplementedError
 
+    def bounds(self) -> list[Tensor]:
+        """The bounds that are tensors."""
+        return [bound for bound in self._buffers.values() if bound is not None]
+
     def _set_bound(self, name: str, values: Sequence[Any]) -> None:
         """Keeps one bound: a number if all columns share it, else a buffer."""
         if len(values) == 1 and isinstance(values[0], Tensor):

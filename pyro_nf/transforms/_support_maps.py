@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain, groupby
+from operator import is_
 from typing import cast
 
 import torch
@@ -29,10 +30,23 @@ class SupportMap(nn.Module):
     """A map of real space onto a support, with log-determinants summed over the event."""
 
     domain: Constraint
+    _known: tuple[list[Tensor], Constraint] | None = None
 
     @property
     def codomain(self) -> Constraint:
         """The support, with its bounds where the module is now."""
+        # Torch asks for it dozens of times for each distribution, so it is made again only when
+        # a bound is another tensor: after .to(), load_state_dict() or functional_call().
+        bounds = self._bounds()
+        if self._known is None or not all(map(is_, bounds, self._known[0])):
+            self._known = bounds, self._make_codomain()
+        return self._known[1]
+
+    def _bounds(self) -> list[Tensor]:
+        """The tensors in the support."""
+        raise NotImplementedError
+
+    def _make_codomain(self) -> Constraint:
         raise NotImplementedError
 
     @property
@@ -117,9 +131,10 @@ class Columns(SupportMap):
             h = h.index_select(0, self.position)
         return h.movedim(0, -1), sum(ladjs[1:], start=ladjs[0])
 
-    @property
-    def codomain(self) -> Constraint:
-        """The support, with its bounds where the module is now."""
+    def _bounds(self) -> list[Tensor]:
+        return [bound for group in self._groups() for bound in group.bounds()]
+
+    def _make_codomain(self) -> Constraint:
         groups = self._groups()
         if len(groups) == 1:
             return constraints.independent(groups[0].constraint(), self.event_dim)
@@ -171,9 +186,10 @@ class Joint(SupportMap):
         """The shape of x for y of this shape."""
         return self.registered.layer().inverse_shape(shape)
 
-    @property
-    def codomain(self) -> Constraint:
-        """The support."""
+    def _bounds(self) -> list[Tensor]:
+        return self.registered.bounds()
+
+    def _make_codomain(self) -> Constraint:
         return _independent(self.registered.constraint(), self.extra_dims)
 
     @property

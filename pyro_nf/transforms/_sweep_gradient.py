@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_nf._tracing import under_functorch
 from pyro_nf.transforms._sweep_walk import Buffer, Growing, Plan, walk
 
 
@@ -39,11 +40,6 @@ class Sweep(torch.autograd.Function):
         if torch.is_grad_enabled() or _is_mapped(x_grad) or _is_mapped(ladj_grad):
             return (None, *_recorded(ctx.plan, y, weights, shifts, (x_grad, ladj_grad)))
         return (None, *_reversed(ctx.plan, x, y, weights, shifts, x_grad, ladj_grad))
-
-
-def under_functorch() -> bool:
-    """Says whether a ``torch.func`` transform is at work."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _is_mapped(grad: Tensor) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, cast
 
 import torch
 from pyro.distributions.conditional import ConditionalTransform
@@ -43,7 +43,8 @@ class Compose(FlowTransform):
         self, parts: Iterable[Transform | ConditionalTransform], *, context_dim: int = 0
     ) -> None:
         super().__init__()
-        self.parts = nn.ModuleList(as_flow_transform(part, context_dim) for part in parts)
+        layers = nn.ModuleList(as_flow_transform(part, context_dim) for part in parts)
+        self.parts = cast("Sequence[FlowTransform]", layers)
         sizes = {part.context_dim for part in self.parts} - {0}
         if len(sizes) > 1:
             raise ValueError(

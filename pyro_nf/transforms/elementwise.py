@@ -56,7 +56,7 @@ class Elementwise(FlowTransform):
     ) -> None:
         super().__init__()
         self.bijection = bijection
-        self.input_dim = positive_int("Elementwise", "input_dim", input_dim)
+        self.input_dim: int = positive_int("Elementwise", "input_dim", input_dim)
         self.context_dim = non_negative_int("Elementwise", "context_dim", context_dim)
         if context_dim:
             self.network = MLP(
@@ -85,11 +85,11 @@ class Elementwise(FlowTransform):
         """The parameters, expanded to ``(params, *x.shape)``."""
         count, batch = self.bijection.param_count, x.shape[1:]
         if context is None:
-            params, context_batch = self.constants, torch.Size()
+            made, context_batch = self.constants, torch.Size()
         else:
-            params, context_batch = self.network(context.movedim(-1, 0)), context.shape[:-1]
+            made, context_batch = self.network(context.movedim(-1, 0)), context.shape[:-1]
         lead = (1,) * (len(batch) - len(context_batch))
-        params = params.reshape(count, self.input_dim, *lead, *context_batch)
+        params = made.reshape(count, self.input_dim, *lead, *context_batch)
         return params.expand(count, *x.shape)
 
     @property

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.distributions import ComposeTransform, Transform, constraints
 from torch.distributions.transforms import _InverseTransform
 
-from pyro_nf.transforms._protocol import FlowTransform, check_context
+from pyro_nf.transforms._boundary import check_context
+from pyro_nf.transforms._protocol import FlowTransform
 
 
 def as_flow_transform(transform: Any, context_dim: int = 0) -> FlowTransform:

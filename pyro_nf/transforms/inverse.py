@@ -69,6 +69,7 @@ class Inverse(FlowTransform):
         return self.layer
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Maps by the layer's inverse."""
         return self.layer._inv_call(x)
 
     def _inv_call(self, y: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from pyro_nf._checks import positive_int
-from pyro_nf.transforms._protocol import FlowTransform, check_context, check_event
+from pyro_nf.transforms._boundary import check_context, check_event
+from pyro_nf.transforms._protocol import FlowTransform
 from pyro_nf.transforms._registered_support import (
     find_bijection,
     tensors_in,
