@@ -139,7 +139,7 @@ def draw_moons(out: Path, max_steps: int) -> None:
     flow = flows.nsf(2, transforms=3)
     result = infer.fit_density(flow, x, max_steps=max_steps, progress=False)
     print(f"\nTwo moons: {result}")
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11.5, 4.2), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11.5, 3.6), layout="constrained")
     plot.density(flow, x, ax=left).set_title("density and data")
     plot.grid(flow, ax=right).set_title("the base space's grid, warped")
     figure.savefig(out / "moons.png", dpi=120)

@@ -17,7 +17,7 @@ from pyro_nf.bijections import (
     ScalarBijection,
 )
 from pyro_nf.nn import MaskedMLP
-from pyro_nf.transforms._sweep import sweep
+from pyro_nf.transforms._sweep.sweep import sweep
 
 torch.set_num_threads(1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyro.distributions as dist
 from torch import Tensor
 
-from pyro_nf.transforms._features import sum_rightmost
+from pyro_nf.transforms._contract.features import sum_rightmost
 
 
 class IndependentDimensions(dist.Independent):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
 from pyro_nf.distributions.flow_distribution import FlowDistribution
-from pyro_nf.transforms._boundary import check_context
+from pyro_nf.transforms._contract.boundary import check_context
 from pyro_nf.transforms.compose import Compose
 from pyro_nf.transforms.foreign import as_flow_transform
 from pyro_nf.transforms.support import ToSupport

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from pyro_nf.transforms._features import sum_rightmost
-from pyro_nf.transforms._protocol import Bound, FlowTransform
-from pyro_nf.transforms._reuse import Pass
+from pyro_nf.transforms._contract.features import sum_rightmost
+from pyro_nf.transforms._contract.protocol import Bound, FlowTransform
+from pyro_nf.transforms._contract.reuse import Pass
 
 
 class FlowDistribution(dist.TransformedDistribution):

@@ -75,6 +75,8 @@ class Linear(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Maps x ``(input_dim, *batch)`` to ``(output_dim, *batch)``, contiguous."""
         weight, shift = self.values(context)
+        if shift.ndim == 1 and x.ndim == 2:
+            return torch.addmm(shift.unsqueeze(1), weight, x)
         batch = x.shape[1:]
         rows = x.reshape(self.input_dim, math.prod(batch))
         return torch.addmm(spread(shift, batch), weight, rows).reshape(self.output_dim, *batch)

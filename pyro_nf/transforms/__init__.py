@@ -1,7 +1,7 @@
 """Layers of flows: Pyro transforms with parameters, all invertible, all of one contract."""
 
+from pyro_nf.transforms._contract.protocol import FlowTransform
 from pyro_nf.transforms._partition import coupling_mask
-from pyro_nf.transforms._protocol import FlowTransform
 from pyro_nf.transforms.actnorm import ActNorm
 from pyro_nf.transforms.autoregressive import Autoregressive
 from pyro_nf.transforms.batchnorm import BatchNorm

@@ -11,9 +11,9 @@ from pyro_nf._checks import choice, non_negative_int, positive_int
 from pyro_nf.bijections import ScalarBijection
 from pyro_nf.nn import MaskedMLP
 from pyro_nf.nn.mlp import Activation, Residual
-from pyro_nf.transforms._features import features_first, features_last
-from pyro_nf.transforms._protocol import FlowTransform
-from pyro_nf.transforms._sweep import sweep
+from pyro_nf.transforms._contract.features import features_first, features_last
+from pyro_nf.transforms._contract.protocol import FlowTransform
+from pyro_nf.transforms._sweep.sweep import sweep
 
 
 class Autoregressive(FlowTransform):

@@ -10,8 +10,8 @@ from pyro.distributions.conditional import ConditionalTransform
 from torch import Tensor, nn
 from torch.distributions import ComposeTransform, Transform, constraints
 
-from pyro_nf.transforms._features import sum_rightmost
-from pyro_nf.transforms._protocol import FlowTransform
+from pyro_nf.transforms._contract.features import sum_rightmost
+from pyro_nf.transforms._contract.protocol import FlowTransform
 from pyro_nf.transforms.foreign import as_flow_transform
 
 
@@ -52,8 +52,9 @@ class Compose(FlowTransform):
                 "context_dim; a part without context needs none."
             )
         self.context_dim = sizes.pop() if sizes else 0
-        self._domain_dim = self.domain.event_dim
-        self._codomain_dim = self.codomain.event_dim
+        chain = ComposeTransform(list(self.parts))  # torch knows what event dimensions add up to
+        self._domain_dim = chain.domain.event_dim
+        self._codomain_dim = chain.codomain.event_dim
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Maps through the parts in order."""
@@ -86,12 +87,13 @@ class Compose(FlowTransform):
     @property
     def domain(self) -> constraints.Constraint:  # type: ignore[override]
         """The first part's domain, with the event dimensions that the chain couples."""
-        return ComposeTransform(list(self.parts)).domain
+        return _coupled(self.parts[0].domain if self.parts else constraints.real, self._domain_dim)
 
     @property
     def codomain(self) -> constraints.Constraint:  # type: ignore[override]
         """The last part's codomain, with the event dimensions that the chain couples."""
-        return ComposeTransform(list(self.parts)).codomain
+        last = self.parts[-1].codomain if self.parts else constraints.real
+        return _coupled(last, self._codomain_dim)
 
     @property
     def sign(self) -> int:
@@ -127,3 +129,9 @@ class Compose(FlowTransform):
 
     def __getitem__(self, index: int) -> FlowTransform:
         return self.parts[index]
+
+
+def _coupled(constraint: constraints.Constraint, event_dim: int) -> constraints.Constraint:
+    """The constraint with batch dimensions reinterpreted up to ``event_dim``."""
+    more = event_dim - constraint.event_dim
+    return constraints.independent(constraint, more) if more else constraint

@@ -10,9 +10,9 @@ from pyro_nf._checks import non_negative_int, positive_int
 from pyro_nf.bijections import ScalarBijection
 from pyro_nf.nn import MLP
 from pyro_nf.nn.mlp import Activation, Residual
-from pyro_nf.transforms._features import features_first, features_last
+from pyro_nf.transforms._contract.features import features_first, features_last
+from pyro_nf.transforms._contract.protocol import FlowTransform
 from pyro_nf.transforms._partition import MaskKind, Partition, coupling_mask
-from pyro_nf.transforms._protocol import FlowTransform
 
 
 class Coupling(FlowTransform):

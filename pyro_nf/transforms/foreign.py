@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.distributions import ComposeTransform, Transform, constraints
 from torch.distributions.transforms import _InverseTransform
 
-from pyro_nf.transforms._boundary import check_context
-from pyro_nf.transforms._protocol import FlowTransform
+from pyro_nf.transforms._contract.boundary import check_context
+from pyro_nf.transforms._contract.protocol import FlowTransform
 
 
 def as_flow_transform(transform: Any, context_dim: int = 0) -> FlowTransform:

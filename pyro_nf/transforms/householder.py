@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from pyro_nf._checks import positive_int
-from pyro_nf.transforms._affine_map import AffineMap
-from pyro_nf.transforms._dtype import widen
-from pyro_nf.transforms._triangles import solve_columns
+from pyro_nf.transforms._linear.affine_map import AffineMap
+from pyro_nf.transforms._linear.precision import widen
+from pyro_nf.transforms._linear.triangles import solve_columns
 
 
 class Householder(AffineMap):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_nf.transforms._protocol import FlowTransform
+from pyro_nf.transforms._contract.protocol import FlowTransform
 
 
 class Inverse(FlowTransform):

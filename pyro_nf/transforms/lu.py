@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from pyro_nf._checks import choice
-from pyro_nf.transforms._affine_map import AffineMap
-from pyro_nf.transforms._dtype import widen
-from pyro_nf.transforms._triangles import solve_columns, well_conditioned
+from pyro_nf.transforms._linear.affine_map import AffineMap
+from pyro_nf.transforms._linear.precision import widen
+from pyro_nf.transforms._linear.triangles import solve_columns, well_conditioned
 from pyro_nf.transforms.permutation import Permutation
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pyro_nf._checks import positive_int
-from pyro_nf.transforms._features import features_first, features_last
-from pyro_nf.transforms._protocol import FlowTransform
+from pyro_nf.transforms._contract.features import features_first, features_last
+from pyro_nf.transforms._contract.protocol import FlowTransform
 
 
 class Permutation(FlowTransform):

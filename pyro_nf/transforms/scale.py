@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pyro_nf.transforms._affine_map import AffineMap
-from pyro_nf.transforms._dtype import widen
+from pyro_nf.transforms._linear.affine_map import AffineMap
+from pyro_nf.transforms._linear.precision import widen
 
 
 class DiagonalScale(AffineMap):

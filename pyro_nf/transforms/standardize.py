@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_nf.transforms._center_scale import CenterScale
+from pyro_nf.transforms._linear.center_scale import CenterScale
 
 
 class Standardize(CenterScale):

@@ -13,15 +13,15 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from pyro_nf._checks import positive_int
-from pyro_nf.transforms._boundary import check_context, check_event
-from pyro_nf.transforms._protocol import FlowTransform
-from pyro_nf.transforms._registered_support import (
+from pyro_nf.transforms._contract.boundary import check_context, check_event
+from pyro_nf.transforms._contract.protocol import FlowTransform
+from pyro_nf.transforms._support.maps import Columns, Joint, SupportMap
+from pyro_nf.transforms._support.registered import (
     find_bijection,
     tensors_in,
     unwrapped,
     with_tensors,
 )
-from pyro_nf.transforms._support_maps import Columns, Joint, SupportMap
 
 
 class ToSupport(FlowTransform):

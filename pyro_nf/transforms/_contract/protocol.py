@@ -18,11 +18,11 @@ from pyro.distributions.conditional import ConditionalTransform
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_nf.transforms import _auxiliary
-from pyro_nf.transforms._bayesian import bind_samples, holds_samples
-from pyro_nf.transforms._boundary import check_context, check_event
-from pyro_nf.transforms._reuse import Slot
-from pyro_nf.transforms._two_passes import TwoPasses
+from pyro_nf.transforms._contract import auxiliary as auxiliary_channel
+from pyro_nf.transforms._contract.bayesian import bind_samples, holds_samples
+from pyro_nf.transforms._contract.boundary import check_context, check_event
+from pyro_nf.transforms._contract.reuse import Slot
+from pyro_nf.transforms._contract.two_passes import TwoPasses
 
 
 class FlowTransform(TwoPasses, TransformModule):
@@ -126,7 +126,7 @@ class FlowTransform(TwoPasses, TransformModule):
 
     def record(self, name: str, value: Tensor) -> None:
         """Reports a side result of shape ``(*batch,)`` to an open :meth:`auxiliary` block."""
-        _auxiliary.record(self._token, name, value)
+        auxiliary_channel.record(self._token, name, value)
 
     @contextmanager
     def auxiliary(self) -> Iterator[dict[str, Tensor]]:
@@ -138,7 +138,7 @@ class FlowTransform(TwoPasses, TransformModule):
             A dict from name to tensor of shape ``(*batch,)``, filled by the passes in the block.
         """
         tokens = [p._token for p in self.modules() if isinstance(p, FlowTransform)]
-        with _auxiliary.collect(tokens) as results:
+        with auxiliary_channel.collect(tokens) as results:
             yield results
 
     def forward_shape(self, shape: torch.Size) -> torch.Size:

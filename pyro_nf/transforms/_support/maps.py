@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from pyro_nf.transforms._features import sum_rightmost
-from pyro_nf.transforms._registered_support import Registered
-from pyro_nf.transforms._scalar_supports import HalfLine, Interval, RealLine, ScalarSupport
+from pyro_nf.transforms._contract.features import sum_rightmost
+from pyro_nf.transforms._support.registered import Registered
+from pyro_nf.transforms._support.scalar import HalfLine, Interval, RealLine, ScalarSupport
 
 _KINDS: dict[type[Constraint], type[ScalarSupport]] = {
     type(constraints.real): RealLine,

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.distributions import Transform, biject_to, constraints
 from torch.distributions.constraints import Constraint
 
-from pyro_nf.transforms._protocol import FlowTransform
-from pyro_nf.transforms._scalar_supports import ALL, ScalarSupport
+from pyro_nf.transforms._contract.protocol import FlowTransform
+from pyro_nf.transforms._support.scalar import ALL, ScalarSupport
 from pyro_nf.transforms.foreign import as_flow_transform
 
 

@@ -12,8 +12,8 @@ from pyro_nf._tracing import under_functorch
 from pyro_nf.bijections._base import ScalarBijection
 from pyro_nf.nn._linear import spread
 from pyro_nf.nn.masked import MaskedMLP
-from pyro_nf.transforms._sweep_gradient import Sweep
-from pyro_nf.transforms._sweep_walk import Blocks, Buffer, Growing, Plan, walk
+from pyro_nf.transforms._sweep.gradient import Sweep
+from pyro_nf.transforms._sweep.walk import Blocks, Buffer, Growing, Plan, walk
 
 
 def sweep(

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.distributions import Transform
 
-from pyro_nf.transforms._reuse import Pass, Slot
+from pyro_nf.transforms._contract.reuse import Pass, Slot
 
 
 class TwoPasses(Transform):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_nf.transforms._boundary import check_context, check_event
-from pyro_nf.transforms._protocol import FlowTransform
+from pyro_nf.transforms._contract.boundary import check_context, check_event
+from pyro_nf.transforms._contract.protocol import FlowTransform
 
 
 def features_first(layer: FlowTransform, x: Tensor, context: Tensor | None, name: str) -> Tensor:

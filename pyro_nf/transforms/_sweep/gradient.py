@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_nf._tracing import under_functorch
-from pyro_nf.transforms._sweep_walk import Buffer, Growing, Plan, walk
+from pyro_nf.transforms._sweep.walk import Buffer, Growing, Plan, walk
 
 
 class Sweep(torch.autograd.Function):

@@ -1,0 +1,1 @@
+"""The contract of a layer: what torch and Pyro ask of it, derived once."""

@@ -1,0 +1,1 @@
+"""What the constant affine layers share."""

@@ -1,0 +1,1 @@
+"""The maps of real space onto supports, behind ``ToSupport``."""

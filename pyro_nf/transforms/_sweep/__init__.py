@@ -1,0 +1,1 @@
+"""The slow direction of an autoregressive layer and its gradient."""

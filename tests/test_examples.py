@@ -1,0 +1,40 @@
+"""The examples run from end to end in their quick form, and draw what they promise."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+PROMISED = {
+    "density.py": (["moons.png", "pairs.png", "losses.png"], ["Gaussian mixture", "NSF"]),
+    "conditional_density.py": (["conditional_density.png"], ["neural spline flow"]),
+}
+
+
+def test_every_example_is_tested():
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(PROMISED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROMISED)
+def test_example_runs(name, tmp_path):
+    pictures, words = PROMISED[name]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", EXAMPLES / name, "--quick", "--out", tmp_path],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLES.parent)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(word in done.stdout for word in words)
+    for picture in pictures:
+        pixels = matplotlib.image.imread(tmp_path / picture)[..., :3]
+        assert pixels.shape[0] > 300
+        assert pixels.std() > 0.05  # something is drawn
