@@ -12,9 +12,11 @@ import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
 from pyro.nn import PyroModule, PyroParam, PyroSample
+from pyro.nn.module import to_pyro_module_
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from pyro_nf import flows
 from pyro_nf.infer import fit_density
 from pyro_nf.infer._elbo import DensityELBO, density_model, empty_guide
 from pyro_nf.infer._optimizer import JointOptimizer, adam
@@ -576,3 +578,30 @@ def test_repr_is_short(x):
     result = fit_density(GaussianFlow(), x, max_steps=3)
     assert repr(result).startswith("FitResult(best_loss=")
     assert "stopped='max_steps'" in repr(result)
+
+
+# Named flows
+
+
+def test_named_flow_resumes_to_the_bit(x, tmp_path):
+    assert_resumes(lambda: flows.nsf(2, transforms=2, hidden_dims=(8,)), lambda: x, tmp_path / "f")
+
+
+def test_flow_of_pyro_modules_leaves_the_store_alone(x):
+    flow = flows.maf(2, transforms=1, hidden_dims=(4,))
+    to_pyro_module_(flow)
+    result = fit_density(flow, x, max_steps=5)
+    assert result.steps == 5
+    assert len(pyro.get_param_store()) == 0
+
+
+def test_recovers_a_conditional_density():
+    context = 2 * torch.rand(4000, 1) - 1
+    noise = torch.randn(4000, 1)
+    y = context**2 + (0.1 + 0.5 * context.abs()) * noise
+    flow = flows.nsf(1, context_dim=1, transforms=2, hidden_dims=(32,))
+    held_out = slice(0, 1000)
+    fit_density(flow, y[1000:], context=context[1000:], max_steps=500)
+    truth = dist.Normal(context**2, 0.1 + 0.5 * context.abs()).to_event(1)
+    gap = (truth.log_prob(y) - flow(context).log_prob(y))[held_out].mean()
+    assert abs(gap.item()) < 0.05

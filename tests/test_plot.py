@@ -98,7 +98,7 @@ def test_pairs_draws_a_triangle():
     assert len(cells) == 6
     scatters = [ax for ax in cells if ax.lines]
     assert len(scatters) == 3
-    assert [len(line.get_xdata()) for line in scatters[0].lines] == [450, 50]
+    assert [len(line.get_xdata()) for line in scatters[0].lines] == [50, 50]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["data", "samples"]
     assert {ax.get_xlabel() for ax in cells} == {"", "$y_{1}$", "$y_{2}$", "$y_{3}$"}
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyro
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from pyro_nf.distributions.flow import Flow
+from pyro_nf.distributions import Flow
 
 Model = Callable[[Tensor, Tensor | None], None]
 

@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pyro.infer import SVI
@@ -17,14 +17,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_nf._modes import in_mode
+from pyro_nf.distributions import Flow
 from pyro_nf.infer._data import Batches, HeldOut
 from pyro_nf.infer._elbo import DensityELBO, density_model, empty_guide
 from pyro_nf.infer._optimizer import JointOptimizer
 from pyro_nf.infer.checkpoint import random_state, save_checkpoint, set_random_state
 from pyro_nf.infer.result import FitResult, StopReason
-
-if TYPE_CHECKING:
-    from pyro_nf.distributions.flow import Flow
 
 _MOST_SKIPPED = 10
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyro
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pyro_nf._checks import non_negative_int, positive_float, positive_int
+from pyro_nf.distributions import Flow
 from pyro_nf.infer._data import Batch, prepare
 from pyro_nf.infer._elbo import density_model
 from pyro_nf.infer._inputs import OWNER, Expected
@@ -28,9 +28,6 @@ from pyro_nf.infer._optimizer import (
 from pyro_nf.infer._training import Callback, Plan, Trainer
 from pyro_nf.infer.checkpoint import load_checkpoint
 from pyro_nf.infer.result import FitResult
-
-if TYPE_CHECKING:
-    from pyro_nf.distributions.flow import Flow
 
 Rows = Tensor | np.ndarray
 

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from pyro_nf._checks import positive_float, positive_int
 from pyro_nf._modes import in_mode
+from pyro_nf.distributions import Flow
 from pyro_nf.plot._common import BLUE, ORANGE, Rows, as_rows, axes_or_new, padded_range
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from pyro_nf.distributions.flow import Flow
 
 Bounds = tuple[tuple[float, float], tuple[float, float]]
 
