@@ -2,9 +2,9 @@
 
     python -m benchmarks.fit_overhead [--batch 1024] [--repeats 7]
 
-The bare loop takes a batch by index, computes ``-flow().log_prob(x).mean()``, backpropagates, clips
-the gradient and steps a fused Adam. Both run on equal flows, interleaved; medians of CPU time. One
-thread.
+The bare loop takes a batch by index, computes ``-flow().log_prob(x).mean()``, backpropagates,
+clips the gradient and steps a fused Adam. Both run on equal flows, interleaved; medians of CPU
+time. One thread.
 """
 
 from __future__ import annotations
