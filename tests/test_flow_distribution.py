@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyro.distributions as dist
 import pytest
 import torch
+from cases import perturb
 from torch import Tensor, nn
 from torch.distributions import constraints
 
@@ -184,3 +185,40 @@ def test_pyros_own_layers_are_parts_and_keep_their_parameters() -> None:
     back, back_ladj = chain.inverse_and_ladj(y, context)
     torch.testing.assert_close(back, x, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(back_ladj, -ladj, rtol=1e-4, atol=1e-5)
+
+
+@NAMES
+def test_every_dimension_depends_on_every_other(name: str) -> None:
+    flow = getattr(flows, name)(5, transforms=4, activation="silu").double()
+    perturb(flow, 0.3)
+    x = torch.randn(5, dtype=torch.float64)
+    jacobian = torch.func.jacrev(lambda v: flow.transform.forward_and_ladj(v)[0])(x)
+    assert (jacobian != 0).all()
+
+
+@NAMES
+def test_log_prob_compiles_maps_and_differentiates(name: str) -> None:
+    flow = getattr(flows, name)(3, transforms=2, activation="silu", hidden_dims=(6,))
+    perturb(flow, 0.3)
+    x = torch.randn(4, 3)
+    want = flow().log_prob(x)
+    torch.compiler.reset()
+    compiled = torch.compile(lambda v: flow().log_prob(v), fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), want)
+    torch.testing.assert_close(torch.vmap(lambda v: flow().log_prob(v))(x), want)
+    leaf = x.clone().requires_grad_()
+    score = torch.autograd.grad(flow().log_prob(leaf).sum(), leaf)[0]
+    mapped = torch.vmap(torch.func.grad(lambda v: flow().log_prob(v)))(x)
+    torch.testing.assert_close(mapped, score)
+
+
+@NAMES
+def test_empty_batches_and_float64(name: str) -> None:
+    flow = getattr(flows, name)(3, context_dim=2).double()
+    context = torch.zeros(0, 2, dtype=torch.float64)
+    d = flow(context)
+    assert d.batch_shape == (0,)
+    assert d.sample().shape == (0, 3)
+    assert d.log_prob(d.sample()).shape == (0,)
+    draw = flow(torch.zeros(2, dtype=torch.float64)).rsample((7,))
+    assert draw.dtype == torch.float64
