@@ -2,6 +2,7 @@
 #   make demo   fits flows to real data and draws pictures into out/
 #   make test   the tests, doctests included
 #   make lint   ruff and mypy
+#   make docs   the documentation as a site, into site/
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +13,7 @@ TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 # Beside another job two OpenMP threads wait on each other more than they compute.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint docs format clean
 .DEFAULT_GOAL := test
 
 # torch comes by itself first, so that a CPU wheel lying ready is taken and nothing of CUDA follows.
@@ -33,9 +34,13 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet -e '.[docs]' -c constraints.txt
+	$(BIN)/mkdocs build --strict
+
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build dist out .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist out site .pytest_cache .mypy_cache .ruff_cache

@@ -68,7 +68,8 @@ class Flow(nn.Module):
     @property
     def input_dim(self) -> int | None:
         """Size of the base side's last dimension."""
-        return self.transform.input_dim
+        size = self.transform.input_dim
+        return getattr(self.base, "input_dim", None) if size is None else size
 
     @property
     def event_shape(self) -> torch.Size:
