@@ -145,6 +145,11 @@ class FlowDistribution(dist.TransformedDistribution):
             )
         return base.base_dist, self.transform.sign
 
+    def clear_cache(self) -> None:
+        """Forgets the latest draw's pass; needed only after a write that torch cannot see."""
+        self._draw = None
+        self.transform.clear_cache()
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_draw": None}
 

@@ -97,7 +97,8 @@ class FlowTransform(TwoPasses, TransformModule):
     @property
     def inv(self) -> FlowTransform:
         """The inverse as a layer that shares the parameters; ``t.inv.inv is t``."""
-        if self._inverse_layer is None:
+        known = self._inverse_layer
+        if known is None or known.layer is not self:  # a shallow copy brings the original's
             from pyro_nf.transforms.inverse import Inverse
 
             # Past the registry of modules: there, state_dict() would recurse for ever.
@@ -272,6 +273,7 @@ class _BoundInverse(Bound):
 
     @property
     def inv(self) -> Bound:
+        self.bound._inverse_view = weakref.ref(self)  # a copy of this view has lost it
         return self.bound
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 Torch's own cache compares tensors by identity alone and so returns results of old parameters,
 results without a graph and graphs that were freed. Here a stored pass carries a stamp of all that
-it depended on, and is dropped at the first difference. One change goes unseen:
-``p.data.copy_(...)`` leaves no trace that torch exposes; ``clear_cache()`` is the remedy.
+it depended on, and is dropped at the first difference. What goes unseen is a write that leaves no
+trace in torch: ``p.data.copy_(...)``, or through ``p.numpy()``; ``clear_cache()`` is the remedy.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from pyro.distributions.transforms import BatchNorm as PyroBatchNorm
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from pyro_nf._tracing import is_traced
+from pyro_nf._tracing import is_compiled_or_mapped
 
 
 class _OptimizerSteps:
@@ -71,40 +73,62 @@ def _state(module: nn.Module) -> Iterator[Tensor | bool]:
         yield from (b for b in part._buffers.values() if b is not None)
 
 
+# In training these give another result each time, or another in each direction.
+_UNSTEADY_IN_TRAINING = (_DropoutNd, nn.RReLU, _BatchNorm, PyroBatchNorm)
+
+
 def _directions_agree(module: nn.Module) -> bool:
     """Whether a pass and its inverse give one result in the current mode."""
     return not any(
-        (isinstance(part, _DropoutNd) and part.training) or not getattr(part, "reusable", True)
+        (part.training and isinstance(part, _UNSTEADY_IN_TRAINING))
+        or not getattr(part, "reusable", True)
         for part in module.modules()
+    )
+
+
+def _has_inference_tensors(module: nn.Module, context: Tensor | None) -> bool:
+    """Whether a tensor made in inference mode takes part: such tensors keep no version."""
+    tensors = [part for part in _state(module) if isinstance(part, Tensor)]
+    return any(t.is_inference() for t in (tensors if context is None else [context, *tensors]))
+
+
+def _modes() -> tuple[bool, ...]:
+    """The global modes that a result depends on."""
+    return (
+        torch.is_grad_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        torch.is_autocast_enabled("cuda"),
     )
 
 
 class Stamp:
     """All that a pass depended on besides its input: parameters, buffers, context and modes."""
 
-    __slots__ = ("_context", "_grad", "_module", "_state", "_steps")
+    __slots__ = ("_context", "_modes", "_module", "_state", "_steps")
 
     def __init__(self, module: nn.Module, context: Tensor | None) -> None:
         _OptimizerSteps.arm()
         self._module = weakref.ref(module)
         self._context = None if context is None else _TensorMark(context)
-        self._grad = torch.is_grad_enabled()
+        self._modes = _modes()
         self._steps = _OptimizerSteps.count
         self._state = [_TensorMark(s) if isinstance(s, Tensor) else s for s in _state(module)]
 
     @classmethod
     def take(cls, module: nn.Module, context: Tensor | None) -> Stamp | None:
         """A stamp of the present, or None where nothing may be reused."""
-        if is_traced() or torch.is_inference_mode_enabled() or not _directions_agree(module):
+        if is_compiled_or_mapped() or torch.is_inference_mode_enabled():
+            return None
+        if not _directions_agree(module) or _has_inference_tensors(module, context):
             return None
         return cls(module, context)
 
     def holds(self) -> bool:
         """Whether all that was stamped is as it was."""
         module = self._module()
-        if module is None or is_traced() or torch.is_inference_mode_enabled():
+        if module is None or is_compiled_or_mapped() or torch.is_inference_mode_enabled():
             return False
-        if self._grad != torch.is_grad_enabled() or self._steps != _OptimizerSteps.count:
+        if self._modes != _modes() or self._steps != _OptimizerSteps.count:
             return False
         if self._context is not None and not self._context.holds(self._context.ref()):
             return False

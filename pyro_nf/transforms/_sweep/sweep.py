@@ -6,9 +6,8 @@ import math
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from pyro_nf._tracing import under_functorch
+from pyro_nf._tracing import is_traced
 from pyro_nf.bijections._base import ScalarBijection
 from pyro_nf.nn._linear import spread
 from pyro_nf.nn.masked import MaskedMLP
@@ -56,7 +55,7 @@ def sweep(
     activations = tuple(module.forward for module in network.activations)
     plan = Plan(bijection, activations, network.skips, tuple(blocks))
     needs_graph = torch.is_grad_enabled()
-    if _is_traced() or (needs_graph and _has_parameters(network)):
+    if is_traced() or (needs_graph and _has_parameters(network)):
         x, ladj = walk(plan, rows, weights, shifts, Growing)
     elif not needs_graph:
         x, ladj = walk(plan, rows, weights, shifts, Buffer)
@@ -80,16 +79,6 @@ def _chain_values(
     shifts[-1] = shifts[-1].index_select(0, order).flatten(0, 1)  # (D * P, *context_batch)
     weights[0] = weights[0].index_select(1, order)
     return weights, [spread(shift, batch) for shift in shifts]
-
-
-def _is_traced() -> bool:
-    """Says whether something other than plain reverse mode follows the operations."""
-    return (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or under_functorch()
-        or forward_ad._current_level >= 0
-    )
 
 
 def _has_parameters(network: MaskedMLP) -> bool:
