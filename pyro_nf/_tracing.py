@@ -22,6 +22,4 @@ def is_traced() -> bool:
     Custom autograd functions step aside then: compilers, ``torch.func``, ``torch.jit.trace`` and
     forward mode differentiate plain operations themselves.
     """
-    return (
-        is_compiled_or_mapped() or torch.jit.is_tracing() or forward_ad._current_level >= 0
-    )
+    return is_compiled_or_mapped() or torch.jit.is_tracing() or forward_ad._current_level >= 0

@@ -169,7 +169,12 @@ _LAYERS = [
     Case(
         "compose",
         _affine_chain,
-        ("Compose", "ComposeTransform", "ComposeTransformModule"),
+        (
+            "Compose",
+            "ComposeTransform",
+            "ComposeTransformModule",
+            "ConditionalComposeTransformModule",
+        ),
         fresh_is_identity=False,
     ),
     Case(
@@ -205,8 +210,8 @@ _FLOW_FACTORIES: dict[str, tuple[str, Callable[..., D.Flow]]] = {
     "realnvp": ("realnvp", flows.realnvp),
     "maf": ("maf", flows.maf),
     "iaf": ("iaf", flows.iaf),
-    "nsf": ("nsf", flows.nsf),
-    "nsf_coupling": ("nsf", partial(flows.nsf, wiring="coupling")),
+    "nsf": ("nsf", partial(flows.nsf, bins=5)),
+    "nsf_coupling": ("nsf", partial(flows.nsf, wiring="coupling", bins=5)),
 }
 _FLOWS = [
     Case(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
 from pyro_nf.distributions.flow_distribution import FlowDistribution
-from pyro_nf.transforms._contract.boundary import check_context
+from pyro_nf.transforms._contract.boundary import check_context, check_dtype, check_tensor
 from pyro_nf.transforms.compose import Compose
 from pyro_nf.transforms.foreign import as_flow_transform
 from pyro_nf.transforms.support import ToSupport
@@ -32,7 +32,7 @@ class Flow(nn.Module):
             last layer that follows ``biject_to(support)`` is added.
 
     Raises:
-        TypeError: If a transform is none.
+        TypeError: If the base is no module, or a transform is none.
         ValueError: If base, transform and support do not fit.
 
     Example:
@@ -52,6 +52,11 @@ class Flow(nn.Module):
         support: constraints.Constraint | Sequence[constraints.Constraint] | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(base, nn.Module):
+            raise TypeError(
+                f"Flow got a base of type {type(base).__name__}. Pass a module whose call gives "
+                "the distribution, such as pyro_nf.distributions.DiagonalNormal(input_dim)."
+            )
         parts = [transform] if isinstance(transform, Transform) else list(transform)
         if support is not None:
             parts.append(ToSupport(support, getattr(base, "input_dim", None)))
@@ -64,6 +69,12 @@ class Flow(nn.Module):
                 f"context_dim={self.transform.context_dim}. Build both with the same context_dim."
             )
         self.context_dim = self.transform.context_dim or base_context
+        size, base_size = self.transform.input_dim, getattr(base, "input_dim", None)
+        if None not in (size, base_size) and size != base_size:
+            raise ValueError(
+                f"Flow got a base with input_dim={base_size} and a transform with "
+                f"input_dim={size}. Build both with the same input_dim."
+            )
 
     @property
     def input_dim(self) -> int | None:
@@ -95,6 +106,8 @@ class Flow(nn.Module):
             ValueError: If a context is missing, superfluous or of another size.
         """
         check_context(self, context)
+        if context is not None:
+            check_dtype("This flow", "context", context, self)
         inner = context if self.transform.context_dim else None
         return FlowDistribution(self.base(context), self.transform, inner)
 
@@ -113,12 +126,19 @@ class Flow(nn.Module):
                 fit.
         """
         check_context(self, context)
+        check_tensor("initialize", "x", x)
+        check_dtype("This flow", "x", x, self)
         event_dim = self.transform.codomain.event_dim
         rows = x.shape[: x.ndim - event_dim].numel()
         if rows < 2:
             raise ValueError(f"initialize got {rows} rows of data. Pass at least 2.")
         if not torch.isfinite(x).all():
             raise ValueError("initialize got NaN or infinite data. Remove those rows first.")
+        if not self.transform.codomain.check(x).all():
+            raise ValueError(
+                f"initialize got data outside of the flow's support {self.transform.codomain}. "
+                "Remove those rows, or build the flow with another support."
+            )
         self.transform.initialize(x, context if self.transform.context_dim else None)
 
     @contextmanager

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
+from pyro_nf.transforms._contract.boundary import check_context, check_dtype, check_tensor
 from pyro_nf.transforms._contract.features import sum_rightmost
 from pyro_nf.transforms._contract.protocol import Bound, FlowTransform
 from pyro_nf.transforms._contract.reuse import Pass
@@ -41,6 +42,8 @@ class FlowDistribution(dist.TransformedDistribution):
         context: Tensor | None = None,
         validate_args: bool | None = None,  # noqa: FBT001  (torch's signature)
     ) -> None:
+        if context is not None:
+            check_context(transform, context)
         bound = transform.condition(context)
         super().__init__(base_dist, [bound], validate_args=validate_args)
         self._draw: Pass | None = None
@@ -91,6 +94,10 @@ class FlowDistribution(dist.TransformedDistribution):
         return base_log_prob + sum_rightmost(ladj, uncoupled)
 
     def _check_value(self, value: Tensor) -> None:
+        check_tensor("log_prob", "value", value)
+        module = self.transform._stamped()[0]
+        if module is not None:
+            check_dtype("This flow", "value", value, module)
         event, batch = self.event_shape, value.shape[: value.ndim - len(self.event_shape)]
         if value.shape[max(0, value.ndim - len(event)) :] != event:
             raise ValueError(
@@ -103,7 +110,8 @@ class FlowDistribution(dist.TransformedDistribution):
                 f"batch shape {tuple(batch)}, which do not broadcast. Give one value for each "
                 "context, or put samples in dimensions further left."
             )
-        if self._validate_args and value.numel():  # torch cannot check an empty batch
+        # Torch cannot check an empty batch, nor compile a check without breaking the graph.
+        if self._validate_args and value.numel() and not torch.compiler.is_compiling():
             self._validate_sample(value)
 
     def expand(
@@ -123,7 +131,7 @@ class FlowDistribution(dist.TransformedDistribution):
         """
         marginal, sign = self._one_dimensional()
         below = marginal.cdf(self.transform.inverse_and_ladj(value)[0]).squeeze(-1)
-        return sign * (below - 0.5) + 0.5
+        return _flipped(below, sign)
 
     def icdf(self, value: Tensor) -> Tensor:
         """Computes the quantiles of a one-dimensional flow: ``(*batch,) -> (*batch, 1)``.
@@ -132,7 +140,7 @@ class FlowDistribution(dist.TransformedDistribution):
             NotImplementedError: If the flow has more dimensions or is not monotone by design.
         """
         marginal, sign = self._one_dimensional()
-        below = (sign * (value - 0.5) + 0.5).unsqueeze(-1)
+        below = _flipped(value, sign).unsqueeze(-1)
         return self.transform.forward_and_ladj(marginal.icdf(below))[0]
 
     def _one_dimensional(self) -> tuple[Distribution, int]:
@@ -140,8 +148,9 @@ class FlowDistribution(dist.TransformedDistribution):
         base = self.base_dist
         if tuple(self.event_shape) != (1,) or not isinstance(base, Independent):
             raise NotImplementedError(
-                "cdf and icdf need a flow of event shape (1,) on an independent base; this one "
-                f"has {tuple(self.event_shape)}. Use sample() and count instead."
+                "cdf and icdf need a flow of event shape (1,) on a base of independent "
+                f"dimensions; this one has event shape {tuple(self.event_shape)} and a "
+                f"{type(base).__name__} base. Use sample() and count instead."
             )
         return base.base_dist, self.transform.sign
 
@@ -156,3 +165,10 @@ class FlowDistribution(dist.TransformedDistribution):
 
 def _broadcast(a: torch.Size, b: torch.Size) -> bool:
     return all(m == n or 1 in (m, n) for m, n in zip(reversed(a), reversed(b), strict=False))
+
+
+def _flipped(probability: Tensor, sign: int | Tensor) -> Tensor:
+    """The probability itself below an increasing map, its complement below a decreasing one."""
+    if isinstance(sign, int) and sign == 1:
+        return probability
+    return sign * (probability - 0.5) + 0.5

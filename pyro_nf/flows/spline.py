@@ -72,6 +72,7 @@ def nsf(
         >>> flows.nsf(4, wiring="coupling", context_dim=3)(torch.zeros(7, 3)).sample().shape
         torch.Size([7, 4])
     """
+    choice("nsf", "mask", mask, ("half", "alternating", "random"))
     spline = RationalQuadraticSpline(bins=bins, bound=bound)
     network: dict[str, Any] = {
         "hidden_dims": hidden_dims,

@@ -168,10 +168,14 @@ def _permutation(order: Sequence[int] | Tensor | None, input_dim: int) -> list[i
     chain = list(range(input_dim))
     if order is None:
         return chain
+    if not isinstance(order, (Tensor, Sequence)):
+        raise TypeError(
+            f"MaskedMLP got order={order!r}. Pass every integer from 0 to {input_dim - 1} once."
+        )
     given = order.tolist() if isinstance(order, Tensor) else list(order)
-    if sorted(given) != chain or any(isinstance(i, (bool, float)) for i in given):
+    if any(type(i) is not int for i in given) or sorted(given) != chain:
         raise ValueError(
             f"MaskedMLP(input_dim={input_dim}) got order={given}, no permutation of its inputs. "
             f"Pass every integer from 0 to {input_dim - 1} once."
         )
-    return [int(i) for i in given]
+    return given

@@ -22,6 +22,7 @@ from pyro_nf.transforms.triangular import TriangularAffine
 # Under Pyro's own names stands the chain that costs one pass for each part.
 ComposeTransform = Compose
 ComposeTransformModule = Compose
+ConditionalComposeTransformModule = Compose
 
 __all__ = [
     "ActNorm",
@@ -30,6 +31,7 @@ __all__ = [
     "Compose",
     "ComposeTransform",
     "ComposeTransformModule",
+    "ConditionalComposeTransformModule",
     "Coupling",
     "DiagonalScale",
     "Elementwise",

@@ -40,15 +40,16 @@ def coupling_mask(
     if parity not in (0, 1):
         raise ValueError(f"coupling_mask got parity={parity}. Pass 0 or 1.")
     if input_dim == 1:
-        return torch.tensor([False])
-    index = torch.arange(input_dim)
+        return torch.tensor([False], device="cpu")
+    # On the CPU whatever the default device: the mask decides shapes.
+    index = torch.arange(input_dim, device="cpu")
     if kind == "alternating":
         mask = index % 2 == 0
     elif kind == "half":
         mask = index < input_dim // 2
     else:
-        generator = torch.Generator().manual_seed(seed)
-        mask = torch.randperm(input_dim, generator=generator) < input_dim // 2
+        generator = torch.Generator("cpu").manual_seed(seed)
+        mask = torch.randperm(input_dim, generator=generator, device="cpu") < input_dim // 2
     return ~mask if parity else mask
 
 
@@ -67,7 +68,7 @@ class Partition(nn.Module):
 
     def __init__(self, mask: Tensor | Sequence[bool]) -> None:
         super().__init__()
-        mask = torch.as_tensor(mask).cpu()
+        mask = torch.as_tensor(mask, device="cpu")
         if mask.ndim != 1 or mask.dtype != torch.bool:
             raise ValueError(
                 f"Coupling got a mask of shape {tuple(mask.shape)} and dtype {mask.dtype}. Pass "
@@ -87,9 +88,11 @@ class Partition(nn.Module):
             self.layout = "moved_first"
         else:
             kept, moved = mask.nonzero().squeeze(1), (~mask).nonzero().squeeze(1)
-            self.register_buffer("kept", kept)
-            self.register_buffer("moved", moved)
-            self.register_buffer("restore", torch.cat([kept, moved]).argsort())
+            # As lists, so that the buffers lie where the default device says.
+            self.register_buffer("kept", torch.tensor(kept.tolist()))
+            self.register_buffer("moved", torch.tensor(moved.tolist()))
+            restore = torch.cat([kept, moved]).argsort()
+            self.register_buffer("restore", torch.tensor(restore.tolist()))
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Parts ``(D, *batch)`` into the kept ``(kept_dim, *batch)`` and the moved rows."""

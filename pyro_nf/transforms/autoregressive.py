@@ -7,16 +7,16 @@ from typing import Literal
 
 from torch import Tensor
 
-from pyro_nf._checks import choice, non_negative_int, positive_int
+from pyro_nf._checks import choice
 from pyro_nf.bijections import ScalarBijection
 from pyro_nf.nn import MaskedMLP
 from pyro_nf.nn.mlp import Activation, Residual
 from pyro_nf.transforms._contract.features import features_first, features_last
-from pyro_nf.transforms._contract.protocol import FlowTransform
 from pyro_nf.transforms._sweep.sweep import sweep
+from pyro_nf.transforms._wiring import Wiring
 
 
-class Autoregressive(FlowTransform):
+class Autoregressive(Wiring):
     r"""An autoregressive layer: each dimension is moved by what those before it say.
 
     The masked network reads one side of the layer; ``fast`` names the direction in which that side
@@ -43,6 +43,7 @@ class Autoregressive(FlowTransform):
         residual: "skip" adds skip connections between its layers of equal width.
 
     Raises:
+        TypeError: If the bijection is no instance of one.
         ValueError: If an option is unknown, a size out of range, or ``order`` no permutation.
 
     References:
@@ -72,10 +73,7 @@ class Autoregressive(FlowTransform):
         activation: Activation = "relu",
         residual: Residual = "none",
     ) -> None:
-        super().__init__()
-        self.bijection = bijection
-        self.input_dim = positive_int("Autoregressive", "input_dim", input_dim)
-        self.context_dim = non_negative_int("Autoregressive", "context_dim", context_dim)
+        super().__init__(bijection, input_dim, context_dim)
         self.fast: Literal["log_prob", "sample"] = choice(
             "Autoregressive", "fast", fast, ("log_prob", "sample")
         )
@@ -115,11 +113,6 @@ class Autoregressive(FlowTransform):
         """The fast direction."""
         return "forward" if self.fast == "sample" else "inverse"
 
-    @property
-    def sign(self) -> int:
-        """The bijection's sign, for one dimension."""
-        return self.bijection.sign if self.input_dim == 1 else super().sign
-
     def extra_repr(self) -> str:
-        """The bijection, the fast direction and the sizes."""
-        return f"{self.bijection}, fast={self.fast!r}, {super().extra_repr()}"
+        """The bijection, the sizes and the fast direction."""
+        return f"{super().extra_repr()}, fast={self.fast!r}"

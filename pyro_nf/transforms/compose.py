@@ -23,11 +23,12 @@ class Compose(FlowTransform):
 
     Args:
         parts: Layers, or any torch or Pyro transforms (``.inv`` of torch's included).
+        cache_size: As torch's chain takes it; reuse needs none.
         context_dim: Needed only with conditional transforms of Pyro's own, which do not tell.
 
     Raises:
         TypeError: If a part is no transform.
-        ValueError: If the parts disagree about the size of the context.
+        ValueError: If the parts disagree about the size of the event or of the context.
 
     Example:
         >>> import torch
@@ -40,9 +41,18 @@ class Compose(FlowTransform):
     """
 
     def __init__(
-        self, parts: Iterable[Transform | ConditionalTransform], *, context_dim: int = 0
+        self,
+        parts: Iterable[Transform | ConditionalTransform],
+        cache_size: int = 0,
+        *,
+        context_dim: int = 0,
     ) -> None:
         super().__init__()
+        del cache_size
+        if isinstance(parts, Transform):
+            raise TypeError(
+                f"Compose got one {type(parts).__name__}. Pass a list of transforms: [transform]."
+            )
         layers = nn.ModuleList(as_flow_transform(part, context_dim) for part in parts)
         self.parts = cast("Sequence[FlowTransform]", layers)
         sizes = {part.context_dim for part in self.parts} - {0}
@@ -55,6 +65,9 @@ class Compose(FlowTransform):
         chain = ComposeTransform(list(self.parts))  # torch knows what event dimensions add up to
         self._domain_dim = chain.domain.event_dim
         self._codomain_dim = chain.codomain.event_dim
+        first = self.parts[0].input_dim if self.parts else None
+        if first is not None and self._domain_dim == 1:
+            self._forward_shape(torch.Size([first]))  # raises where the parts' sizes do not fit
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Maps through the parts in order."""

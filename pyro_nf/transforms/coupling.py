@@ -6,16 +6,15 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from pyro_nf._checks import non_negative_int, positive_int
 from pyro_nf.bijections import ScalarBijection
 from pyro_nf.nn import MLP
 from pyro_nf.nn.mlp import Activation, Residual
 from pyro_nf.transforms._contract.features import features_first, features_last
-from pyro_nf.transforms._contract.protocol import FlowTransform
 from pyro_nf.transforms._partition import MaskKind, Partition, coupling_mask
+from pyro_nf.transforms._wiring import Wiring
 
 
-class Coupling(FlowTransform):
+class Coupling(Wiring):
     r"""A coupling layer: some features are kept, the others moved by what the kept ones say.
 
     .. math:: y_{kept} = x_{kept}, \qquad y_{moved} = f(x_{moved}; \theta(x_{kept}, c))
@@ -36,6 +35,7 @@ class Coupling(FlowTransform):
         residual: "skip" adds skip connections between its layers of equal width.
 
     Raises:
+        TypeError: If the bijection is no instance of one.
         ValueError: If a size is out of range or the mask does not fit.
 
     References:
@@ -62,11 +62,13 @@ class Coupling(FlowTransform):
         activation: Activation = "relu",
         residual: Residual = "none",
     ) -> None:
-        super().__init__()
-        self.bijection = bijection
-        self.input_dim = positive_int("Coupling", "input_dim", input_dim)
-        self.context_dim = non_negative_int("Coupling", "context_dim", context_dim)
+        super().__init__(bijection, input_dim, context_dim)
         chosen = coupling_mask(input_dim, mask) if isinstance(mask, str) else mask
+        if not isinstance(chosen, (Tensor, Sequence)):
+            raise TypeError(
+                f"Coupling got mask={mask!r}. Pass 'half', 'alternating', 'random', or one "
+                "boolean for each dimension, True where it is kept."
+            )
         if len(chosen) != input_dim:
             raise ValueError(
                 f"Coupling(input_dim={input_dim}) got a mask of length {len(chosen)}. Pass one "
@@ -97,12 +99,3 @@ class Coupling(FlowTransform):
 
     def _params(self, kept: Tensor, moved: Tensor, context: Tensor | None) -> Tensor:
         return self.network(kept, context).view(self.bijection.param_count, *moved.shape)
-
-    @property
-    def sign(self) -> int:
-        """The bijection's sign, for one dimension."""
-        return self.bijection.sign if self.input_dim == 1 else super().sign
-
-    def extra_repr(self) -> str:
-        """The bijection and the sizes."""
-        return f"{self.bijection}, {super().extra_repr()}"

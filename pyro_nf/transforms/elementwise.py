@@ -7,15 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pyro_nf._checks import non_negative_int, positive_int
 from pyro_nf.bijections import ScalarBijection
 from pyro_nf.nn import MLP
 from pyro_nf.nn.mlp import Activation, Residual
 from pyro_nf.transforms._contract.features import features_first, features_last
-from pyro_nf.transforms._contract.protocol import FlowTransform
+from pyro_nf.transforms._wiring import Wiring
 
 
-class Elementwise(FlowTransform):
+class Elementwise(Wiring):
     r"""A scalar bijection of each dimension on its own: ``y_d = f(x_d; θ_d)``.
 
     The parameters θ are learned constants, or a network of the context. A fresh layer is the
@@ -33,6 +32,7 @@ class Elementwise(FlowTransform):
         residual: "skip" adds skip connections between its layers of equal width.
 
     Raises:
+        TypeError: If the bijection is no instance of one.
         ValueError: If a size is out of range.
 
     Example:
@@ -54,10 +54,7 @@ class Elementwise(FlowTransform):
         activation: Activation = "relu",
         residual: Residual = "none",
     ) -> None:
-        super().__init__()
-        self.bijection = bijection
-        self.input_dim: int = positive_int("Elementwise", "input_dim", input_dim)
-        self.context_dim = non_negative_int("Elementwise", "context_dim", context_dim)
+        super().__init__(bijection, input_dim, context_dim)
         if context_dim:
             self.network = MLP(
                 context_dim,
@@ -91,12 +88,3 @@ class Elementwise(FlowTransform):
         lead = (1,) * (len(batch) - len(context_batch))
         params = made.reshape(count, self.input_dim, *lead, *context_batch)
         return params.expand(count, *x.shape)
-
-    @property
-    def sign(self) -> int:
-        """The bijection's sign, for one dimension."""
-        return self.bijection.sign if self.input_dim == 1 else super().sign
-
-    def extra_repr(self) -> str:
-        """The bijection and the sizes."""
-        return f"{self.bijection}, {super().extra_repr()}"

@@ -11,7 +11,7 @@ from torch.distributions import ComposeTransform, Transform, constraints
 from torch.distributions.transforms import _InverseTransform
 
 from pyro_nf.transforms._contract.boundary import check_context
-from pyro_nf.transforms._contract.protocol import FlowTransform
+from pyro_nf.transforms._contract.protocol import Bound, FlowTransform
 
 
 def as_flow_transform(transform: Any, context_dim: int = 0) -> FlowTransform:
@@ -29,6 +29,11 @@ def as_flow_transform(transform: Any, context_dim: int = 0) -> FlowTransform:
 
     if isinstance(transform, FlowTransform):
         return transform
+    if isinstance(transform, Bound):
+        raise TypeError(
+            f"Compose got a view of {type(transform.layer).__name__} with a fixed context, which "
+            "owns no parameters. Pass the layer, and the context when the flow is called."
+        )
     if isinstance(transform, _InverseTransform):
         return as_flow_transform(transform.inv, context_dim).inv
     if isinstance(transform, ComposeTransform):
@@ -63,7 +68,13 @@ class Foreign(FlowTransform):
 
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Maps by the transform's ``_inverse``."""
-        x = self.transform._inverse(y)
+        try:
+            x = self.transform._inverse(y)
+        except (NotImplementedError, KeyError) as error:
+            raise NotImplementedError(
+                f"{type(self.transform).__name__} cannot invert. Use a layer of "
+                "pyro_nf.transforms in its place; all of them invert."
+            ) from error
         return x, -self.transform.log_abs_det_jacobian(x, y)
 
     @property
@@ -112,6 +123,9 @@ class ForeignConditional(FlowTransform):
             )
         self.transform = transform
         self.context_dim = context_dim
+        # Only a conditioned transform tells what it couples.
+        conditioned = self._conditioned(torch.zeros(context_dim))
+        self.domain, self.codomain = conditioned.domain, conditioned.codomain
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Maps by the transform conditioned on the context."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_nf.transforms._contract.boundary import check_context, check_event
+from pyro_nf.transforms._contract.boundary import check_context, check_event, check_tensor
 from pyro_nf.transforms._contract.protocol import FlowTransform
 
 
@@ -22,6 +22,7 @@ def features_first(layer: FlowTransform, x: Tensor, context: Tensor | None, name
         Contiguous, shape ``(D, *batch)`` with the batch broadcast with the context's. No copy is
         made of a tensor that :func:`features_last` returned.
     """
+    check_tensor(type(layer).__name__, name, x)
     check_event(layer, x.shape, name)
     check_context(layer, context)
     if context is not None and context.shape[:-1] != x.shape[:-1]:
