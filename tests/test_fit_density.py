@@ -1,79 +1,31 @@
-"""The fit of a density: what it learns, keeps, refuses, and continues."""
+"""The fit of a density: what it learns, keeps and returns."""
 
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
 
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from gaussian_flow import GaussianFlow, gaussian_rows, same, weights
 from pyro.infer import SVI, Trace_ELBO
-from pyro.nn import PyroModule, PyroParam, PyroSample
+from pyro.nn import PyroModule, PyroParam
 from pyro.nn.module import to_pyro_module_
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from pyro_nf import flows
 from pyro_nf.infer import fit_density
 from pyro_nf.infer._elbo import DensityELBO, density_model, empty_guide
 from pyro_nf.infer._optimizer import JointOptimizer, adam
-from pyro_nf.infer.checkpoint import load_checkpoint
 
 torch.set_num_threads(1)
 
 
-class GaussianFlow(nn.Module):
-    """The interface of a flow around a Gaussian: mean (of the context) and log-scale are free."""
-
-    def __init__(self, input_dim=2, context_dim=0, dropout=0.0):
-        super().__init__()
-        self.input_dim, self.context_dim = input_dim, context_dim
-        self.event_shape = torch.Size([input_dim])
-        self.mean = nn.Linear(max(context_dim, 1), input_dim)
-        self.log_scale = nn.Parameter(torch.zeros(input_dim))
-        self.dropout = nn.Dropout(dropout)
-        self.register_buffer("shift", torch.zeros(input_dim))
-        self.register_buffer("initialized", torch.tensor(0))
-        self.broken = False
-        self._side_results = None
-
-    def forward(self, context=None):
-        features = self.shift.new_ones(1) if context is None else context
-        loc = self.dropout(self.mean(features)) + self.shift
-        scale = self.log_scale.exp() * (math.nan if self.broken else 1.0)
-        if self._side_results is not None:
-            self._side_results["size"] = (self.log_scale**2).sum().expand(3)
-        return dist.Normal(loc, scale, validate_args=False).to_event(1)
-
-    @torch.no_grad()
-    def initialize(self, x, context=None):
-        if not self.initialized:
-            self.shift.copy_(x.mean(0))
-            self.initialized.fill_(1)
-
-    @contextmanager
-    def auxiliary(self):
-        self._side_results = {}
-        try:
-            yield self._side_results
-        finally:
-            self._side_results = None
-
-
 @pytest.fixture
 def x():
-    return torch.randn(400, 2, generator=torch.Generator().manual_seed(1)) * 2.0 + 3.0
-
-
-def weights(flow):
-    return {name: value.clone() for name, value in flow.state_dict().items()}
-
-
-def same(first, second):
-    return all(torch.equal(first[name], second[name]) for name in first)
+    return gaussian_rows()
 
 
 # What it learns
@@ -292,288 +244,6 @@ def test_every_row_is_seen_once_a_pass():
     assert sorted(torch.cat(batches).flatten().tolist()) == list(range(20))
 
 
-# DataLoaders
-
-
-def test_loader_is_split_and_read(x):
-    context = x[:, :1]
-    loader = DataLoader(TensorDataset(x, context), batch_size=50, shuffle=True)
-    flow = GaussianFlow(context_dim=1)
-    result = fit_density(flow, loader, max_steps=200, learning_rate=1e-2)
-    assert result.validation_losses[-1][1] < result.validation_losses[0][1]
-    plain = DataLoader(x, batch_size=50)
-    held_out = DataLoader(x[:80], batch_size=33)
-    result = fit_density(flow := GaussianFlow(), plain, validation=held_out, max_steps=5)
-    assert -flow().log_prob(x[:80]).mean().item() == pytest.approx(result.best_loss)
-
-
-def test_loader_that_cannot_be_split_is_refused(x):
-    sampler = torch.utils.data.WeightedRandomSampler(torch.ones(len(x)), 100)
-    loader = DataLoader(TensorDataset(x), batch_size=20, sampler=sampler)
-    with pytest.raises(ValueError, match="cannot hold validation=0.1 .* Pass validation=held-out"):
-        fit_density(GaussianFlow(), loader)
-    assert fit_density(GaussianFlow(), loader, validation=None, max_steps=7).steps == 7
-
-
-def test_loader_resumes_exactly(x, tmp_path):
-    def loader():
-        return DataLoader(TensorDataset(x), batch_size=64, shuffle=True)
-
-    assert_resumes(lambda: GaussianFlow(dropout=0.3), loader, tmp_path / "fit.pt")
-
-
-# Failures
-
-
-@contextmanager
-def broken_from(flow, first, last=math.inf):
-    """Makes the flow's scores NaN in the given steps, through a hook on its calls."""
-    calls = {"n": 0}
-
-    def count(*_):
-        if flow.training and torch.is_grad_enabled():
-            calls["n"] += 1
-            flow.broken = first <= calls["n"] <= last
-
-    handle = flow.register_forward_pre_hook(count)
-    yield
-    handle.remove()
-    flow.broken = False
-
-
-def test_non_finite_steps_are_skipped(x):
-    flow = GaussianFlow()
-    with (
-        broken_from(flow, 3, 5),
-        pytest.warns(UserWarning, match="skipped step 3, whose loss") as caught,
-    ):
-        result = fit_density(flow, x, max_steps=20)
-    assert len(caught) == 1
-    assert (result.stopped, result.steps) == ("max_steps", 20)
-    assert [i for i, v in enumerate(result.train_losses) if math.isnan(v)] == [2, 3, 4]
-    assert all(torch.isfinite(p).all() for p in flow.parameters())
-
-
-@pytest.mark.parametrize("validation", [0.1, None])
-def test_ten_non_finite_steps_stop(x, validation):
-    flow = GaussianFlow()
-    with broken_from(flow, 31), pytest.warns(UserWarning, match="fit_density") as caught:
-        result = fit_density(flow, x, validation=validation, validate_every=10)
-    messages = [str(w.message) for w in caught]
-    assert len(messages) == 2
-    assert "stopped after 10 steps in a row" in messages[1]
-    assert (result.stopped, result.steps, result.best_step) == ("non-finite", 40, 30)
-    assert torch.isfinite(flow().log_prob(x)).all()
-
-
-def test_interrupt_returns_the_best_so_far(x):
-    flow = GaussianFlow()
-
-    def interrupt(step, losses):
-        if step == 25:
-            raise KeyboardInterrupt
-
-    result = fit_density(flow, x, validate_every=10, callback=interrupt)
-    assert (result.stopped, result.steps, result.best_step) == ("interrupted", 25, 20)
-    assert flow.training
-
-
-def test_other_errors_leave_the_best_weights(x):
-    flow, seen = GaussianFlow(), {}
-
-    def fail(step, losses):
-        if "validation" in losses:
-            seen[losses["validation"]] = weights(flow)
-        if step == 25:
-            raise RuntimeError("disk full")
-
-    with pytest.raises(RuntimeError, match="disk full"):
-        fit_density(flow, x, validate_every=10, callback=fail)
-    assert same(seen[min(seen)], weights(flow))
-
-
-# Checkpoints
-
-
-def assert_resumes(make_flow, make_data, path, *, steps=60, first=30):
-    """Asserts that an interrupted and resumed fit equals the one without a break, to the bit."""
-    options = {"max_steps": steps, "validate_every": 7, "checkpoint_every": first // 3}
-    pyro.set_rng_seed(5)
-    straight = make_flow()
-    expected = fit_density(straight, make_data(), **options)
-
-    def interrupt(step, losses):
-        if step == first + 4:
-            raise KeyboardInterrupt
-
-    pyro.set_rng_seed(5)
-    part = fit_density(make_flow(), make_data(), **options, checkpoint=path, callback=interrupt)
-    assert part.stopped == "interrupted"
-    pyro.set_rng_seed(77)
-    resumed = make_flow()
-    result = fit_density(resumed, make_data(), **options, checkpoint=path, resume=True)
-    assert result.train_losses == expected.train_losses
-    assert result.validation_losses == expected.validation_losses
-    assert (result.best_step, result.best_loss) == (expected.best_step, expected.best_loss)
-    assert same(weights(straight), weights(resumed))
-    return result
-
-
-def test_resumes_to_the_bit(x, tmp_path):
-    path = tmp_path / "folder" / "fit.pt"
-    result = assert_resumes(lambda: GaussianFlow(dropout=0.3), lambda: x, path)
-    assert load_checkpoint(path)["history"]["train"].tolist() == result.train_losses
-    assert [file.name for file in path.parent.iterdir()] == ["fit.pt"]
-
-
-def test_longer_runs_continue_shorter_ones(x, tmp_path):
-    options = {"schedule": "constant", "batch_size": 64, "validation": None}
-    straight, parts = GaussianFlow(), GaussianFlow()
-    parts.load_state_dict(straight.state_dict())
-    fit_density(straight, x, max_steps=60, **options)
-    fit_density(parts, x, max_steps=30, checkpoint=tmp_path / "a", **options)
-    result = fit_density(parts, x, max_steps=60, checkpoint=tmp_path / "a", resume=True, **options)
-    assert result.steps == 60
-    assert same(weights(straight), weights(parts))
-
-
-def test_resume_without_a_file_starts_afresh(x, tmp_path):
-    result = fit_density(GaussianFlow(), x, max_steps=2, checkpoint=tmp_path / "none", resume=True)
-    assert result.steps == 2
-    assert (tmp_path / "none").exists()
-
-
-def test_resume_refuses_another_fit(x, tmp_path):
-    path = tmp_path / "fit.pt"
-    fit_density(GaussianFlow(), x, max_steps=2, checkpoint=path)
-    with pytest.raises(ValueError, match="made with rows=360, this fit has rows=270"):
-        fit_density(GaussianFlow(), x[:300], max_steps=2, checkpoint=path, resume=True)
-    torch.save({"weights": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match="is no checkpoint of a fit"):
-        fit_density(GaussianFlow(), x, max_steps=2, checkpoint=path, resume=True)
-
-
-# What is refused before training
-
-BAD_INPUT = {
-    "last dimension": (
-        {"data": torch.randn(9, 3)},
-        r"shape \(9, 3\); the flow expects \(rows, 2\)",
-    ),
-    "one dimension": ({"data": torch.randn(9)}, r"shape \(9,\); the flow expects \(rows, 2\)"),
-    "integers": ({"data": torch.ones(9, 2, dtype=torch.long)}, "data of dtype int64"),
-    "integer array": ({"data": np.ones((9, 2), dtype=np.uint8)}, "data of dtype int64"),
-    "booleans": ({"data": np.ones((9, 2), dtype=bool)}, "data of dtype bool"),
-    "complex": ({"data": torch.ones(9, 2, dtype=torch.cfloat)}, "data of dtype complex64"),
-    "empty": ({"data": torch.ones(0, 2)}, "data without rows"),
-    "one row": ({"data": torch.ones(1, 2), "validation": 0}, "1 rows to train on"),
-    "superfluous context": ({"context": torch.ones(9, 3)}, "built without one.*context_dim=3"),
-    "large batch": ({"batch_size": 10}, "batch_size=10 and 8 rows to train on.*at most 8"),
-    "fraction": ({"validation": 1.5}, r"validation=1.5. Pass a fraction in \[0, 1\)"),
-    "negative fraction": ({"validation": -0.1}, "validation=-0.1"),
-    "held-out shape": ({"validation": torch.ones(3, 5)}, r"validation of shape \(3, 5\)"),
-    "held-out context": ({"validation": (torch.ones(3, 2),) * 2}, "the context of validation"),
-    "held-out parts": ({"validation": (torch.ones(3, 2),) * 3}, "3 parts in validation"),
-    "no steps": ({"max_steps": 0}, "max_steps=0. Pass a positive integer"),
-    "no rate": ({"learning_rate": -1.0}, "learning_rate=-1.0"),
-    "schedule": ({"schedule": "linear"}, "schedule='linear'. Pass one of 'cosine', 'constant'"),
-    "patience": ({"patience": 0}, "patience=0"),
-    "side result": (
-        {"aux_weights": {"kinetic": 1.0}},
-        "'kinetic'; the flow's layers record 'size'",
-    ),
-    "weight": ({"aux_weights": {"size": math.inf}}, r"aux_weights\['size'\]=inf"),
-    "resume": ({"resume": True}, "resume=True without a checkpoint"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_INPUT)
-def test_refuses(case):
-    options, message = BAD_INPUT[case]
-    data = options.get("data", torch.randn(9, 2))
-    rest = {name: value for name, value in options.items() if name != "data"}
-    flow = GaussianFlow()
-    before = weights(flow)["mean.weight"]
-    with pytest.raises(ValueError, match=message):
-        fit_density(flow, data, **rest)
-    assert torch.equal(flow.mean.weight, before)
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_names_the_first_value_that_is_not_finite(value):
-    data, context = torch.randn(9, 2), torch.randn(9, 3)
-    data[4, 1] = data[7, 0] = value
-    with pytest.raises(ValueError, match=f"row 4, column 1 is {value} .2 such rows"):
-        fit_density(GaussianFlow(), data)
-    context[2, 2] = value
-    with pytest.raises(ValueError, match="context with a value .* row 2, column 2"):
-        fit_density(GaussianFlow(context_dim=3), torch.randn(9, 2), context=context)
-
-
-def test_too_large_for_the_flows_dtype():
-    data = np.ones((9, 2))
-    data[0, 0] = 1e300
-    with pytest.raises(ValueError, match="not finite as torch.float32: row 0, column 0"):
-        fit_density(GaussianFlow(), data)
-
-
-def test_refuses_wrong_contexts():
-    flow = GaussianFlow(context_dim=3)
-    with pytest.raises(ValueError, match=r"no context .* Pass one of shape \(9, 3\)"):
-        fit_density(flow, torch.randn(9, 2))
-    with pytest.raises(ValueError, match="9 rows of data and 8 rows of context"):
-        fit_density(flow, torch.randn(9, 2), context=torch.randn(8, 3))
-    with pytest.raises(ValueError, match=r"context of shape \(9, 2\)"):
-        fit_density(flow, torch.randn(9, 2), context=torch.randn(9, 2))
-
-
-@pytest.mark.parametrize(
-    "options", [{"data": "rows"}, {"validation": True}, {"max_steps": 1.5}, {"clip_norm": "no"}]
-)
-def test_refuses_types(options):
-    arguments = {"data": torch.randn(9, 2), **options}
-    with pytest.raises(TypeError):
-        fit_density(GaussianFlow(), **arguments)
-
-
-def test_refuses_options_beside_a_loader(x):
-    loader = DataLoader(x, batch_size=10)
-    with pytest.raises(ValueError, match="batch_size beside a DataLoader"):
-        fit_density(GaussianFlow(), loader, batch_size=5)
-    with pytest.raises(ValueError, match="context beside a DataLoader"):
-        fit_density(GaussianFlow(context_dim=1), loader, context=x[:, :1])
-
-    class Empty(Dataset):
-        def __len__(self):
-            return 0
-
-    with pytest.raises(ValueError, match="DataLoader without batches"):
-        fit_density(GaussianFlow(), DataLoader(Empty(), batch_size=5), validation=None)
-
-
-def test_refuses_what_it_could_not_fit(x):
-    with pytest.raises(ValueError, match="without trainable parameters"):
-        fit_density(GaussianFlow().requires_grad_(requires_grad=False), x)
-
-    class Sampled(GaussianFlow, PyroModule):
-        def __init__(self):
-            super().__init__()
-            self.location = PyroSample(dist.Normal(torch.zeros(2), 1.0).to_event(1))
-
-        def forward(self, context=None):
-            return dist.Normal(self.location, self.log_scale.exp()).to_event(1)
-
-    with pytest.raises(ValueError, match="weights are sampled .location"):
-        fit_density(Sampled(), x)
-
-    class Stray(GaussianFlow):
-        def forward(self, context=None):
-            return dist.Normal(pyro.param("loc", torch.zeros(2)), 1.0).to_event(1)
-
-    with pytest.raises(ValueError, match="met a pyro.param that is no parameter of the flow"):
-        fit_density(Stray(), x)
-
-
 def test_repr_is_short(x):
     result = fit_density(GaussianFlow(), x, max_steps=3)
     assert repr(result).startswith("FitResult(best_loss=")
@@ -581,10 +251,6 @@ def test_repr_is_short(x):
 
 
 # Named flows
-
-
-def test_named_flow_resumes_to_the_bit(x, tmp_path):
-    assert_resumes(lambda: flows.nsf(2, transforms=2, hidden_dims=(8,)), lambda: x, tmp_path / "f")
 
 
 def test_flow_of_pyro_modules_leaves_the_store_alone(x):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pyro.distributions as dist
 import pytest
 import torch
@@ -10,8 +12,17 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_nf import flows
+from pyro_nf.bijections import Affine
 from pyro_nf.distributions import DiagonalNormal, Flow, FlowDistribution
-from pyro_nf.transforms import ActNorm, Compose, FlowTransform, LULinear, ToSupport
+from pyro_nf.transforms import (
+    ActNorm,
+    Autoregressive,
+    Compose,
+    Coupling,
+    FlowTransform,
+    LULinear,
+    ToSupport,
+)
 
 NAMES = pytest.mark.parametrize("name", ["nice", "realnvp", "maf", "iaf", "nsf"])
 
@@ -222,3 +233,74 @@ def test_empty_batches_and_float64(name: str) -> None:
     assert d.log_prob(d.sample()).shape == (0,)
     draw = flow(torch.zeros(2, dtype=torch.float64)).rsample((7,))
     assert draw.dtype == torch.float64
+
+
+@pytest.mark.parametrize("batch", [(), (2,), (5,)])
+def test_pyros_conditional_layer_of_scalars_is_a_part(batch: tuple[int, ...]) -> None:
+    theirs = dist.transforms.conditional_spline(2, 3, [8], count_bins=4)
+    flow = Flow(DiagonalNormal(2), Compose([theirs], context_dim=3))
+    context, x = torch.randn(*batch, 3), 0.5 * torch.randn(*batch, 2)
+    d = flow(context)
+    assert (d.batch_shape, d.event_shape) == (batch, (2,))
+    assert d.log_prob(x).shape == batch
+    for row in itertools.product(*map(range, batch)):  # Pyro's own shapes hold for one context
+        transform = theirs.condition(context[row])
+        base_side = transform.inv(x[row])
+        want = dist.Normal(0.0, 1.0).log_prob(base_side) - transform.log_abs_det_jacobian(
+            base_side, x[row]
+        )
+        torch.testing.assert_close(d.log_prob(x)[row], want.sum())
+
+
+def test_a_part_that_cannot_invert_is_named() -> None:
+    flow = Flow(DiagonalNormal(2), dist.transforms.planar(2))
+    with pytest.raises(NotImplementedError, match="Planar cannot invert"):
+        flow().log_prob(torch.zeros(2))
+
+
+@NAMES
+def test_wrong_types_are_refused(name: str) -> None:
+    make = getattr(flows, name)
+    flow, conditional = make(2), make(2, context_dim=3)
+    with pytest.raises(TypeError, match=r"float32.*float64.*value.to"):
+        flow().log_prob(torch.zeros(5, 2, dtype=torch.float64))
+    with pytest.raises(TypeError, match="context of dtype torch.float64"):
+        conditional(torch.zeros(5, 3, dtype=torch.float64))
+    with pytest.raises(TypeError, match="dtype torch.int64"):
+        flow().log_prob(torch.zeros(5, 2, dtype=torch.long))
+    with pytest.raises(TypeError, match="of type ndarray"):
+        flow().log_prob(torch.zeros(5, 2).numpy())
+    with pytest.raises(TypeError, match="of type list"):
+        conditional([0.0, 0.0, 0.0])
+    with pytest.raises(TypeError, match="x of dtype torch.float64"):
+        flow.initialize(torch.zeros(5, 2, dtype=torch.float64))
+    with pytest.raises(TypeError, match="base of type Independent"):
+        make(2, base=dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    with pytest.raises(ValueError, match="input_dim=3 and a transform with input_dim=2"):
+        make(2, base=DiagonalNormal(3))
+
+
+def test_data_outside_of_the_support_do_not_initialize() -> None:
+    with pytest.raises(ValueError, match="outside of the flow's support"):
+        flows.maf(2, support=constraints.positive).initialize(-torch.rand(9, 2))
+
+
+def test_wirings_refuse_what_is_no_bijection() -> None:
+    for bijection in (Affine, "affine", None):
+        with pytest.raises(TypeError, match="Pass an instance"):
+            Coupling(bijection, 3)
+    with pytest.raises(TypeError, match="mask=None"):
+        Coupling(Affine(), 3, mask=None)
+    with pytest.raises(TypeError, match="order=5"):
+        Autoregressive(Affine(), 3, fast="sample", order=5)
+
+
+def test_chains_refuse_parts_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="got x with last dimension 3"):
+        Compose([ActNorm(3), ActNorm(2)])
+    with pytest.raises(TypeError, match="Pass a list"):
+        Compose(ActNorm(3))
+    with pytest.raises(TypeError, match="owns no parameters"):
+        Flow(DiagonalNormal(2), flows.maf(2, context_dim=1).transform.condition(torch.zeros(1)))
+    with pytest.raises(ValueError, match="built without context"):
+        FlowDistribution(DiagonalNormal(2)(), ActNorm(2), torch.zeros(3))

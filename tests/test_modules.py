@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import warnings
+from pathlib import Path
 
+import pyro
 import pytest
 import torch
 from cases import CASES, Case, build, inputs, perturb
@@ -130,3 +133,34 @@ def test_activations_are_not_shared(name: str) -> None:
     modules = [m for m in flow.modules() if isinstance(m, nn.PReLU)]
     assert len(modules) > 2
     assert len({id(m) for m in modules}) == len(modules)
+
+
+@pytest.mark.parametrize("name", ["nice", "realnvp", "maf", "iaf", "nsf"])
+def test_pyros_parameter_store_restores_a_fitted_flow(name: str, tmp_path: Path) -> None:
+    """The store keeps parameters and drops buffers: nothing that data decide may be a buffer."""
+    make = getattr(flows, name)
+    x = 100 + 3 * torch.randn(200, 2)
+    flow = make(2)
+    flow.initialize(x)
+    pyro.module("flow", flow)
+    pyro.get_param_store().save(str(tmp_path / "store"))
+    pyro.clear_param_store()
+    torch.manual_seed(123)
+    other = make(2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pyro loads its store without weights_only
+        pyro.get_param_store().load(str(tmp_path / "store"))
+    pyro.module("flow", other, update_module_params=True)
+    other.initialize(7 * x)  # restored layers keep their values
+    torch.testing.assert_close(other().log_prob(x), flow().log_prob(x))
+
+
+def test_a_shallow_copy_has_an_inverse_of_its_own() -> None:
+    layer = flows.maf(2).transform
+    layer.inv  # noqa: B018  (the inverse exists when the layer is copied)
+    twin = copy.copy(layer)
+    assert twin.inv.inv is twin
+    assert layer.inv.inv is layer
+    view = flows.maf(2, context_dim=1).transform.condition(torch.zeros(1))
+    twin_view = copy.deepcopy(view.inv)
+    assert twin_view.inv.inv is twin_view

@@ -15,8 +15,9 @@ from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from pyro_nf.bijections import Affine
 from pyro_nf.distributions import DiagonalNormal, Flow
-from pyro_nf.transforms import BatchNorm, Compose, FlowTransform, TriangularAffine
+from pyro_nf.transforms import BatchNorm, Compose, Coupling, FlowTransform, TriangularAffine
 
 EVERY = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
@@ -331,3 +332,41 @@ def test_svi_on_one_tensor() -> None:
     losses = [svi.step(data) for _ in range(3)]
     assert losses[2] < losses[0]
     pyro.clear_param_store()
+
+
+def test_inference_tensors_are_used_and_not_reused() -> None:
+    with torch.inference_mode():
+        context = torch.randn(4, 2)
+        built = Flow(DiagonalNormal(3), Counted())
+    flow = Flow(DiagonalNormal(3), Counted(context_dim=2))
+    for d in (flow(context), built()):
+        draw = d.sample()
+        assert passes(lambda d=d, draw=draw: d.log_prob(draw)) == 1
+        with torch.no_grad():
+            fresh_and_equal(d, draw)
+
+
+@pytest.mark.parametrize(
+    "unsteady",
+    [
+        lambda: dist.transforms.batchnorm(3),
+        lambda: Coupling(Affine(), 3, hidden_dims=(8,), activation=nn.RReLU()),
+        lambda: Coupling(Affine(), 3, hidden_dims=(8,), activation=nn.Dropout(0.5)),
+    ],
+    ids=["pyro_batchnorm", "rrelu", "dropout"],
+)
+def test_layers_unsteady_in_training_are_not_reused(unsteady: Callable[[], Any]) -> None:
+    flow = Flow(DiagonalNormal(3), [unsteady(), Counted()])
+    d = flow()
+    draw = d.rsample((5,))
+    assert passes(lambda: d.log_prob(draw)) == 1
+    flow.eval()
+    draw = d.rsample((5,))
+    assert passes(lambda: d.log_prob(draw)) == 0
+
+
+def test_a_draw_under_autocast_is_scored_anew_outside() -> None:
+    d = Flow(DiagonalNormal(3), Counted())()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        draw = d.rsample((5,))
+    assert passes(lambda: d.log_prob(draw)) == 1

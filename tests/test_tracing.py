@@ -86,3 +86,24 @@ def test_compiles_without_a_break(case: Case) -> None:
             continue
         for got, want in zip(compiled(value, context), run(value, context), strict=True):
             torch.testing.assert_close(got, want)
+
+
+@EVERY
+def test_forward_mode_agrees_with_the_jacobian(case: Case) -> None:
+    for run, value, context in directions(case):
+        row, c = value[0], None if context is None else context[0]
+        tangent = torch.linspace(-1, 1, row.numel(), dtype=row.dtype).reshape(row.shape)
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(row, tangent)
+            out = torch.autograd.forward_ad.unpack_dual(run(dual, c)[0]).tangent
+        jacobian = torch.autograd.functional.jacobian(lambda v, c=c, run=run: run(v, c)[0], row)
+        want = jacobian.reshape(-1, row.numel()) @ tangent.reshape(-1)
+        torch.testing.assert_close(out.reshape(-1), want)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_builds_on_the_default_device(case: Case) -> None:
+    with torch.device("meta"):
+        layer = case.build()
+    tensors = [*layer.parameters(), *layer.buffers()]
+    assert all(t.device.type == "meta" for t in tensors)

@@ -36,7 +36,7 @@ class TensorBatches:
 
     def _shuffle(self) -> None:
         self._pass_state = self._generator.get_state()
-        self._order = torch.randperm(len(self.x), generator=self._generator).to(self.x.device)
+        self._order = _permutation(len(self.x), self._generator).to(self.x.device)
         self._position = 0
 
     def next(self) -> Batch:
@@ -71,15 +71,17 @@ class LoaderBatches:
     """Endless batches from a ``DataLoader``, pass after pass.
 
     A place in the stream is the state of the random generators at the start of a pass and a number
-    of batches: going back there reads these batches once more.
+    of batches: going back there reads these batches once more. The first pass checks all values.
     """
 
     def __init__(self, loader: DataLoader, expected: Expected) -> None:
         self._loader, self._expected = loader, expected
+        self._passes = 0
         self._begin()
 
     def _begin(self) -> None:
         own = self._loader.generator
+        self._passes += 1
         self._pass_state = {
             "global": torch.get_rng_state(),
             "own": None if own is None else own.get_state(),
@@ -93,13 +95,11 @@ class LoaderBatches:
             batch = next(self._batches)
         except StopIteration:
             if self._position == 0:
-                raise ValueError(
-                    f"{OWNER} got a DataLoader without batches. Give it rows, or drop_last=False."
-                ) from None
+                raise _no_batches() from None
             self._begin()
             return self.next()
         self._position += 1
-        return self._convert(batch)
+        return self._convert(batch, check_values=self._passes == 1)
 
     def initial(self) -> Batch:
         """Returns rows for a data-dependent initialisation: one batch of a pass of its own."""
@@ -110,15 +110,13 @@ class LoaderBatches:
             torch.set_rng_state(global_state)
             if own is not None and own_state is not None:
                 own.set_state(own_state)
-            x, context = unpack(batch, "the DataLoader's batch")
-            return self._expected.pair(x, context)
-        raise ValueError(
-            f"{OWNER} got a DataLoader without batches. Give it rows, or drop_last=False."
-        )
+            return self._convert(batch, check_values=True)
+        raise _no_batches()
 
-    def _convert(self, batch: Any) -> Batch:
-        x, context = unpack(batch, "the DataLoader's batch")
-        return self._expected.pair(x, context, check_values=False)
+    def _convert(self, batch: Any, *, check_values: bool) -> Batch:
+        name = "the DataLoader's batch"
+        x, context = unpack(batch, name)
+        return self._expected.pair(x, context, name=name, check_values=check_values)
 
     @property
     def fingerprint(self) -> dict[str, int]:
@@ -143,19 +141,22 @@ class LoaderBatches:
 Batches = TensorBatches | LoaderBatches
 
 
-@dataclass(frozen=True)
+@dataclass
 class HeldOut:
-    """Rows that are scored and never trained on."""
+    """Rows that are scored and never trained on; a loader's are checked when first read."""
 
     source: Batch | DataLoader
     expected: Expected
+    checked: bool = False
 
     def batches(self) -> Iterator[Batch]:
         """Iterates over the rows once, in order."""
         if isinstance(self.source, DataLoader):
             for batch in self.source:
-                x, context = unpack(batch, "the held-out DataLoader's batch")
-                yield self.expected.pair(x, context, name="validation", check_values=False)
+                name = "the held-out DataLoader's batch"
+                x, context = unpack(batch, name)
+                yield self.expected.pair(x, context, name=name, check_values=not self.checked)
+            self.checked = True
             return
         x, context = self.source
         for start in range(0, len(x), _EVALUATION_BATCH):
@@ -173,7 +174,7 @@ def prepare(
     seed: int,
 ) -> tuple[Batches, HeldOut | None]:
     """Checks all data and returns the batches to train on and the rows held out, if any."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     fraction = _fraction(validation)
     held_out = None if fraction is not None else _given(expected, validation)
 
@@ -191,7 +192,7 @@ def prepare(
 
     x, rows = expected.pair(data, context)
     if fraction:
-        order = torch.randperm(len(x), generator=generator).to(x.device)
+        order = _permutation(len(x), generator).to(x.device)
         count = _held_out_rows(len(x), fraction)
         held_out = HeldOut(_take(x, rows, order[:count]), expected)
         x, rows = _take(x, rows, order[count:])
@@ -204,6 +205,17 @@ def prepare(
         )
     size = min(_DEFAULT_BATCH, len(x)) if batch_size is None else batch_size
     return TensorBatches(x, rows, size, generator), held_out
+
+
+def _permutation(count: int, generator: torch.Generator) -> Tensor:
+    # Torch would draw on its default device, which the user may have set to another one.
+    return torch.randperm(count, generator=generator, device="cpu")
+
+
+def _no_batches() -> ValueError:
+    return ValueError(
+        f"{OWNER} got a DataLoader without batches. Give it rows, or drop_last=False."
+    )
 
 
 def _take(x: Tensor, context: Tensor | None, index: Tensor) -> Batch:
@@ -250,7 +262,7 @@ def _split_loader(
             f"{OWNER} cannot hold validation={fraction} of this DataLoader out: it has a sampler "
             "or a dataset of its own kind. Pass validation=held-out data, or validation=None."
         )
-    order = torch.randperm(len(loader.dataset), generator=generator).tolist()  # type: ignore[arg-type]
+    order = _permutation(len(loader.dataset), generator).tolist()  # type: ignore[arg-type]
     count = _held_out_rows(len(order), fraction)
     common: dict[str, Any] = {
         "num_workers": loader.num_workers,

@@ -9,17 +9,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributions import Distribution, Transform
 
 from pyro_nf.distributions import Flow
+from pyro_nf.infer._support import is_bounded, refuse_outside_support
 
 OWNER = "fit_density"
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a flow expects of its data: shapes, and the dtype and device to bring them to."""
+    """What a flow expects of its data: shape, support, and the dtype and device to bring it to."""
 
+    flow: Flow
+    bounded: bool
     event_shape: torch.Size
     context_dim: int
     dtype: torch.dtype
@@ -30,12 +34,24 @@ class Expected:
         """Reads off what ``flow`` expects."""
         floating = (t for t in chain(flow.parameters(), flow.buffers()) if t.is_floating_point())
         like = next(floating, torch.empty(0))
-        return cls(flow.event_shape, flow.context_dim, like.dtype, like.device)
+        bounded = is_bounded(flow, like)
+        return cls(flow, bounded, flow.event_shape, flow.context_dim, like.dtype, like.device)
 
     def pair(
         self, data: Any, context: Any, *, name: str = "data", check_values: bool = True
     ) -> tuple[Tensor, Tensor | None]:
-        """Returns ``(x, context)`` as checked tensors of the flow's dtype, on its device."""
+        """Returns ``(x, context)`` as checked tensors of the flow's dtype, on its device.
+
+        ``check_values`` looks at every number, which on an accelerator waits for the result.
+        """
+        x, rows = self._pair(data, context, name, check_values=check_values)
+        if check_values and self.bounded:
+            refuse_outside_support(self.flow, x, rows, OWNER, name)
+        return x, rows
+
+    def _pair(
+        self, data: Any, context: Any, name: str, *, check_values: bool
+    ) -> tuple[Tensor, Tensor | None]:
         x = self._rows(data, name, self.event_shape, check_values=check_values)
         context_name = "context" if name == "data" else f"the context of {name}"
         if self.context_dim == 0:
@@ -81,6 +97,27 @@ class Expected:
         if check_values:
             _refuse_non_finite(tensor, name)
         return tensor
+
+
+def check_flow(flow: Any) -> None:
+    """Raises if ``flow`` is something else that one might take for a flow."""
+    kind = type(flow).__name__
+    if isinstance(flow, Distribution):
+        raise TypeError(
+            f"{OWNER} got a distribution ({kind}), which has no parameters of its own to train. "
+            f"Pass the flow itself: {OWNER}(flow, data), not {OWNER}(flow(), data)."
+        )
+    if isinstance(flow, Transform):
+        raise TypeError(
+            f"{OWNER} got a layer ({kind}), which is no density. Put it on a base distribution: "
+            "Flow(DiagonalNormal(input_dim), layer)."
+        )
+    methods = ("forward", "initialize", "auxiliary")
+    if not isinstance(flow, nn.Module) or any(not hasattr(flow, method) for method in methods):
+        raise TypeError(
+            f"{OWNER} got {flow!r:.60} of type {kind} for a flow. Pass a flow such as "
+            "flows.nsf(2), or Flow(base, layers)."
+        )
 
 
 def unpack(batch: Any, name: str) -> tuple[Any, Any]:

@@ -8,6 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ from pyro_nf._modes import in_mode
 from pyro_nf.distributions import Flow
 from pyro_nf.infer._data import Batches, HeldOut
 from pyro_nf.infer._elbo import DensityELBO, density_model, empty_guide
+from pyro_nf.infer._interrupt import interrupt_after
 from pyro_nf.infer._optimizer import JointOptimizer
 from pyro_nf.infer.checkpoint import random_state, save_checkpoint, set_random_state
 from pyro_nf.infer.result import FitResult, StopReason
@@ -61,25 +63,29 @@ class Trainer:
         self._best: dict[str, Any] = {}
         self._skipped_in_a_row, self._warned = 0, False
         self._seconds_before = 0.0
+        self._between_steps = False  # where alone the state is that of a whole number of steps
 
     def run(self, callback: Callback | None, progress: bool | None) -> FitResult:  # noqa: FBT001
         """Trains to the end; the flow leaves with the best weights, whatever happens."""
         started = time.perf_counter()
-        result = self.result
+        result, plan = self.result, self.plan
         try:
             with in_mode(self.flow, "train"):
                 if not self._best:
                     self._measure()
+                self._between_steps = True
                 with tqdm(
-                    total=self.plan.max_steps,
+                    total=plan.max_steps,
                     initial=result.steps,
                     disable=None if progress is None else not progress,
                     desc="fit_density",
                 ) as bar:
                     while (stop := self._reason_to_stop()) is None:
-                        self._advance(started)
+                        # Only a whole step can be continued exactly, so only it can be saved.
+                        with nullcontext() if plan.checkpoint is None else interrupt_after():
+                            self._advance(started)
                         bar.update()
-                        if result.steps % self.plan.validate_every == 0:
+                        if result.steps % plan.validate_every == 0:
                             bar.set_postfix_str(f"loss {result.best_loss:.3f}", refresh=False)
                         if callback is not None:
                             callback(result.steps, dict(self._losses))
@@ -87,6 +93,8 @@ class Trainer:
                 self._save(started)
         except KeyboardInterrupt:
             result.stopped = "interrupted"
+            if self._between_steps:
+                self._save(started)
         finally:
             result.seconds = self._seconds(started)
             self._leave_best()
@@ -120,13 +128,14 @@ class Trainer:
     def _advance(self, started: float) -> None:
         """Takes one step, and what is due after it."""
         result, plan = self.result, self.plan
-        self._losses = {}
+        self._losses, self._between_steps = {}, False
         self._svi.step(*self._batches.next())
         result.train_losses.append(self._losses["train"])
         result.steps += 1
         self._count_skipped()
         if result.steps % plan.validate_every == 0 or result.steps == plan.max_steps:
             self._measure()
+        self._between_steps = True
         if result.steps % plan.checkpoint_every == 0:
             self._save(started)
 
@@ -195,7 +204,7 @@ class Trainer:
             "batches": self._batches.state_dict(),
             "random": random_state(),
             "history": {
-                "train": torch.tensor(result.train_losses, dtype=torch.float64),
+                "train": torch.tensor(result.train_losses, dtype=torch.float64, device="cpu"),
                 "validation": [list(pair) for pair in result.validation_losses],
             },
             "skipped_in_a_row": self._skipped_in_a_row,

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-_FORMAT = 1
+_FORMAT = "pyro_nf.fit_density/1"
 
 
 def save_checkpoint(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
@@ -34,13 +34,22 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ValueError: If the file is no checkpoint of a fit.
     """
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # what torch raises depends on the first bytes of the file
+        raise _no_checkpoint(path) from error
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
-        raise ValueError(
-            f"{os.fspath(path)!r} is no checkpoint of a fit in format {_FORMAT}. "
-            "Pass the path given as checkpoint= before, or resume=False."
-        )
+        raise _no_checkpoint(path)
     return state
+
+
+def _no_checkpoint(path: str | os.PathLike[str]) -> ValueError:
+    return ValueError(
+        f"{os.fspath(path)!r} is no checkpoint of a fit in format {_FORMAT!r}. "
+        "Pass the path given as checkpoint= before, or resume=False."
+    )
 
 
 def random_state() -> dict[str, Any]:

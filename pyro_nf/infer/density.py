@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch.distributions import Distribution
 from torch.utils.data import DataLoader
 
 from pyro_nf._checks import non_negative_int, positive_float, positive_int
 from pyro_nf.distributions import Flow
 from pyro_nf.infer._data import Batch, prepare
 from pyro_nf.infer._elbo import density_model
-from pyro_nf.infer._inputs import OWNER, Expected
+from pyro_nf.infer._inputs import OWNER, Expected, check_flow
 from pyro_nf.infer._optimizer import (
     JointOptimizer,
     MakeOptimizer,
@@ -69,13 +71,14 @@ def fit_density(
 
     A step whose loss or gradient is not finite is skipped; after ten in a row the fit stops.
     Whatever ends a fit, Ctrl-C included, the flow keeps the best weights so far. Pyro's global
-    parameter store is left alone.
+    parameter store and all validation flags are left as they were.
 
     Args:
         flow: The flow; its parameters are trained where they are and lie.
         data: Real data of shape ``(rows, *flow.event_shape)``: a tensor, an array, or a
             ``DataLoader`` that yields ``x`` or ``(x, context)``. They are cast to the flow's dtype
-            and, but for a loader's, kept on its device.
+            and, but for a loader's, kept on its device. Values that are not finite or outside of
+            the flow's support are refused, a loader's when it is first read.
         context: Shape ``(rows, flow.context_dim)``, for a flow with context.
         validation: Fraction of the rows to hold out, chosen at random, or held-out ``x`` or
             ``(x, context)``, or a loader of them. 0 or None: nothing.
@@ -98,7 +101,8 @@ def fit_density(
         callback: Called as ``callback(step, losses)`` after each step; ``losses`` has ``"train"``,
             after a measurement ``"validation"``, and each weighted side result by its name.
         checkpoint: File for checkpoints, written atomically; it loads with ``weights_only=True``.
-        checkpoint_every: Steps between two checkpoints; the end writes one too.
+        checkpoint_every: Steps between two checkpoints; the end writes one too, and so does
+            Ctrl-C once the step under way is taken (a second Ctrl-C does not wait for it).
         resume: Continue from ``checkpoint`` if the file exists: on the same machine, with the same
             data and options, exactly the run without the interruption, dropout's draws included.
 
@@ -106,8 +110,9 @@ def fit_density(
         The losses, the step whose weights were kept, and why the fit stopped.
 
     Raises:
-        ValueError: If the data, a size or an option do not fit; the message says how to mend it.
-        TypeError: If an argument is of another type.
+        ValueError: If the data, a size or an option do not fit, or ``checkpoint`` is to be resumed
+            and is none; the message says how to mend it.
+        TypeError: If an argument is of another type: a distribution or a layer for the flow, say.
 
     Example:
         >>> import torch
@@ -120,6 +125,7 @@ def fit_density(
         >>> flow().log_prob(x).shape
         torch.Size([500])
     """
+    check_flow(flow)
     for name, count in (
         ("max_steps", max_steps),
         ("validate_every", validate_every),
@@ -136,6 +142,9 @@ def fit_density(
     factor = schedule_factor(schedule, max_steps)
     if resume and checkpoint is None:
         raise ValueError(f"{OWNER} got resume=True without a checkpoint. Pass checkpoint=path.")
+    state = None
+    if resume and checkpoint is not None and os.path.exists(checkpoint):
+        state = load_checkpoint(checkpoint)
 
     if device is not None:
         flow.to(device)
@@ -145,35 +154,47 @@ def fit_density(
             f"{OWNER} got a flow without trainable parameters. "
             "Add a layer that has some, or set requires_grad_(True)."
         )
-    batches, held_out = prepare(
-        Expected.by(flow),
-        data,
-        context,
-        validation=validation,
-        batch_size=batch_size,
-        seed=seed,
-    )
-    plan = Plan(
-        max_steps=max_steps,
-        validate_every=validate_every,
-        patience=patience,
-        checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every,
-        fingerprint={**batches.fingerprint, "seed": seed},
-    )
     # A store of its own: PyroParam weights would enter the global one, or be replaced from it.
     with pyro.get_param_store().scope():
+        batches, held_out = prepare(
+            Expected.by(flow),
+            data,
+            context,
+            validation=validation,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        plan = Plan(
+            max_steps=max_steps,
+            validate_every=validate_every,
+            patience=patience,
+            checkpoint=checkpoint,
+            checkpoint_every=checkpoint_every,
+            fingerprint={**batches.fingerprint, "seed": seed},
+        )
         initial = batches.initial()
         flow.initialize(*initial)
         _check_model(flow, initial)
         torch_optimizer = (optimizer or adam(learning_rate))(parameters)
         joint = JointOptimizer(torch_optimizer, factor, clip_norm)
         trainer = Trainer(flow, batches, held_out, joint, weights, plan)
-        if resume and checkpoint is not None and os.path.exists(checkpoint):
-            trainer.load_state_dict(load_checkpoint(checkpoint))
+        if state is not None:
+            trainer.load_state_dict(state)
         # What validation can find has been found on the first rows; at every step it costs.
-        with pyro.validation_enabled(False):  # noqa: FBT003  (Pyro's signature)
+        with _without_validation():
             return trainer.run(callback, progress)
+
+
+@contextmanager
+def _without_validation() -> Iterator[None]:
+    """Turns validation off for a block, then gives Pyro's flags and torch's their values back."""
+    # Pyro restores its own flags, but sets torch's default to that of pyro.distributions.
+    torch_default = Distribution._validate_args
+    try:
+        with pyro.validation_enabled(False):  # noqa: FBT003  (Pyro's signature)
+            yield
+    finally:
+        Distribution.set_default_validate_args(torch_default)
 
 
 def _checked_weights(aux_weights: Mapping[str, float]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from torch.distributions import ComposeTransform, Transform, constraints
 from torch.distributions.transforms import _InverseTransform
 
 from pyro_nf.transforms._contract.boundary import check_context
+from pyro_nf.transforms._contract.features import sum_rightmost
 from pyro_nf.transforms._contract.protocol import Bound, FlowTransform
 
 
@@ -123,17 +124,22 @@ class ForeignConditional(FlowTransform):
             )
         self.transform = transform
         self.context_dim = context_dim
-        # Only a conditioned transform tells what it couples.
+        # Only a conditioned transform tells what it couples. One of scalars acts on vectors here:
+        # the context's batch stands beside that of the rows.
         conditioned = self._conditioned(torch.zeros(context_dim))
-        self.domain, self.codomain = conditioned.domain, conditioned.codomain
+        self._uncoupled = max(0, 1 - conditioned.domain.event_dim)
+        self.domain = constraints.independent(conditioned.domain, self._uncoupled)
+        self.codomain = constraints.independent(conditioned.codomain, self._uncoupled)
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Maps by the transform conditioned on the context."""
-        return self._conditioned(context).forward_and_ladj(x)
+        y, ladj = self._conditioned(context).forward_and_ladj(x)
+        return y, sum_rightmost(ladj, self._uncoupled)
 
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Maps by the inverse of the transform conditioned on the context."""
-        return self._conditioned(context).inverse_and_ladj(y)
+        x, ladj = self._conditioned(context).inverse_and_ladj(y)
+        return x, sum_rightmost(ladj, self._uncoupled)
 
     def _conditioned(self, context: Tensor | None) -> FlowTransform:
         return as_flow_transform(self.transform.condition(check_context(self, context)))

@@ -1,0 +1,372 @@
+"""What a fit of a density reads, and what it refuses before training."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from gaussian_flow import GaussianFlow, gaussian_rows, same, weights
+from pyro.nn import PyroModule, PyroSample
+from torch import nn
+from torch.distributions import constraints
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from pyro_nf.distributions import DiagonalNormal, Flow
+from pyro_nf.infer import fit_density
+from pyro_nf.infer._data import _split_loader
+from pyro_nf.infer._inputs import Expected
+from pyro_nf.transforms import ActNorm, ToSupport
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def x():
+    return gaussian_rows()
+
+
+# DataLoaders
+
+
+def test_loader_is_split_and_read(x):
+    context = x[:, :1]
+    loader = DataLoader(TensorDataset(x, context), batch_size=50, shuffle=True)
+    flow = GaussianFlow(context_dim=1)
+    result = fit_density(flow, loader, max_steps=200, learning_rate=1e-2)
+    assert result.validation_losses[-1][1] < result.validation_losses[0][1]
+    plain = DataLoader(x, batch_size=50)
+    held_out = DataLoader(x[:80], batch_size=33)
+    result = fit_density(flow := GaussianFlow(), plain, validation=held_out, max_steps=5)
+    assert -flow().log_prob(x[:80]).mean().item() == pytest.approx(result.best_loss)
+
+
+def test_loader_that_cannot_be_split_is_refused(x):
+    sampler = torch.utils.data.WeightedRandomSampler(torch.ones(len(x)), 100)
+    loader = DataLoader(TensorDataset(x), batch_size=20, sampler=sampler)
+    with pytest.raises(ValueError, match="cannot hold validation=0.1 .* Pass validation=held-out"):
+        fit_density(GaussianFlow(), loader)
+    assert fit_density(GaussianFlow(), loader, validation=None, max_steps=7).steps == 7
+
+
+# What is refused before training
+
+
+BAD_INPUT = {
+    "last dimension": (
+        {"data": torch.randn(9, 3)},
+        r"shape \(9, 3\); the flow expects \(rows, 2\)",
+    ),
+    "one dimension": ({"data": torch.randn(9)}, r"shape \(9,\); the flow expects \(rows, 2\)"),
+    "integers": ({"data": torch.ones(9, 2, dtype=torch.long)}, "data of dtype int64"),
+    "integer array": ({"data": np.ones((9, 2), dtype=np.uint8)}, "data of dtype int64"),
+    "booleans": ({"data": np.ones((9, 2), dtype=bool)}, "data of dtype bool"),
+    "complex": ({"data": torch.ones(9, 2, dtype=torch.cfloat)}, "data of dtype complex64"),
+    "empty": ({"data": torch.ones(0, 2)}, "data without rows"),
+    "one row": ({"data": torch.ones(1, 2), "validation": 0}, "1 rows to train on"),
+    "superfluous context": ({"context": torch.ones(9, 3)}, "built without one.*context_dim=3"),
+    "large batch": ({"batch_size": 10}, "batch_size=10 and 8 rows to train on.*at most 8"),
+    "fraction": ({"validation": 1.5}, r"validation=1.5. Pass a fraction in \[0, 1\)"),
+    "negative fraction": ({"validation": -0.1}, "validation=-0.1"),
+    "held-out shape": ({"validation": torch.ones(3, 5)}, r"validation of shape \(3, 5\)"),
+    "held-out context": ({"validation": (torch.ones(3, 2),) * 2}, "the context of validation"),
+    "held-out parts": ({"validation": (torch.ones(3, 2),) * 3}, "3 parts in validation"),
+    "no steps": ({"max_steps": 0}, "max_steps=0. Pass a positive integer"),
+    "no rate": ({"learning_rate": -1.0}, "learning_rate=-1.0"),
+    "schedule": ({"schedule": "linear"}, "schedule='linear'. Pass one of 'cosine', 'constant'"),
+    "patience": ({"patience": 0}, "patience=0"),
+    "side result": (
+        {"aux_weights": {"kinetic": 1.0}},
+        "'kinetic'; the flow's layers record 'size'",
+    ),
+    "weight": ({"aux_weights": {"size": math.inf}}, r"aux_weights\['size'\]=inf"),
+    "resume": ({"resume": True}, "resume=True without a checkpoint"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_refuses(case):
+    options, message = BAD_INPUT[case]
+    data = options.get("data", torch.randn(9, 2))
+    rest = {name: value for name, value in options.items() if name != "data"}
+    flow = GaussianFlow()
+    before = weights(flow)["mean.weight"]
+    with pytest.raises(ValueError, match=message):
+        fit_density(flow, data, **rest)
+    assert torch.equal(flow.mean.weight, before)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_names_the_first_value_that_is_not_finite(value):
+    data, context = torch.randn(9, 2), torch.randn(9, 3)
+    data[4, 1] = data[7, 0] = value
+    with pytest.raises(ValueError, match=f"row 4, column 1 is {value} .2 such rows"):
+        fit_density(GaussianFlow(), data)
+    context[2, 2] = value
+    with pytest.raises(ValueError, match="context with a value .* row 2, column 2"):
+        fit_density(GaussianFlow(context_dim=3), torch.randn(9, 2), context=context)
+
+
+def test_too_large_for_the_flows_dtype():
+    data = np.ones((9, 2))
+    data[0, 0] = 1e300
+    with pytest.raises(ValueError, match="not finite as torch.float32: row 0, column 0"):
+        fit_density(GaussianFlow(), data)
+
+
+def test_refuses_wrong_contexts():
+    flow = GaussianFlow(context_dim=3)
+    with pytest.raises(ValueError, match=r"no context .* Pass one of shape \(9, 3\)"):
+        fit_density(flow, torch.randn(9, 2))
+    with pytest.raises(ValueError, match="9 rows of data and 8 rows of context"):
+        fit_density(flow, torch.randn(9, 2), context=torch.randn(8, 3))
+    with pytest.raises(ValueError, match=r"context of shape \(9, 2\)"):
+        fit_density(flow, torch.randn(9, 2), context=torch.randn(9, 2))
+
+
+@pytest.mark.parametrize(
+    "options", [{"data": "rows"}, {"validation": True}, {"max_steps": 1.5}, {"clip_norm": "no"}]
+)
+def test_refuses_types(options):
+    arguments = {"data": torch.randn(9, 2), **options}
+    with pytest.raises(TypeError):
+        fit_density(GaussianFlow(), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: flows.maf(2)(), r"a distribution .FlowDistribution.*fit_density\(flow, data\)"),
+        (lambda: dist.Normal(torch.zeros(2), 1.0), "a distribution .Normal"),
+        (lambda: ActNorm(2), r"a layer .ActNorm., which is no density.*DiagonalNormal"),
+        (lambda: dist.transforms.ExpTransform(), "a layer .ExpTransform"),
+        (lambda: DiagonalNormal(2), "of type DiagonalNormal for a flow. Pass a flow"),
+        (lambda: nn.Linear(2, 2), "Linear.in_features=2.* of type Linear for a flow"),
+        (lambda: flows.maf, "<function maf.* of type function for a flow"),
+        (lambda: None, "None of type NoneType for a flow"),
+    ],
+)
+def test_refuses_what_is_no_flow(x, make, message):
+    with pytest.raises(TypeError, match=message):
+        fit_density(make(), x)
+
+
+def test_refuses_options_beside_a_loader(x):
+    loader = DataLoader(x, batch_size=10)
+    with pytest.raises(ValueError, match="batch_size beside a DataLoader"):
+        fit_density(GaussianFlow(), loader, batch_size=5)
+    with pytest.raises(ValueError, match="context beside a DataLoader"):
+        fit_density(GaussianFlow(context_dim=1), loader, context=x[:, :1])
+
+    class Empty(Dataset):
+        def __len__(self):
+            return 0
+
+    with pytest.raises(ValueError, match="DataLoader without batches"):
+        fit_density(GaussianFlow(), DataLoader(Empty(), batch_size=5), validation=None)
+
+
+def test_refuses_what_it_could_not_fit(x):
+    with pytest.raises(ValueError, match="without trainable parameters"):
+        fit_density(GaussianFlow().requires_grad_(requires_grad=False), x)
+
+    class Sampled(GaussianFlow, PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.location = PyroSample(dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+        def forward(self, context=None):
+            return dist.Normal(self.location, self.log_scale.exp()).to_event(1)
+
+    with pytest.raises(ValueError, match="weights are sampled .location"):
+        fit_density(Sampled(), x)
+
+    class Stray(GaussianFlow):
+        def forward(self, context=None):
+            return dist.Normal(pyro.param("loc", torch.zeros(2)), 1.0).to_event(1)
+
+    with pytest.raises(ValueError, match="met a pyro.param that is no parameter of the flow"):
+        fit_density(Stray(), x)
+
+
+# Supports
+
+
+def draws(*rows):
+    """Ten good rows of a pair (0.5, 0.5), then the given ones."""
+    return torch.cat([torch.full((10, 2), 0.5), torch.tensor(rows)])
+
+
+BOX = constraints.interval(torch.tensor([0.0, -1.0]), torch.tensor([1.0, 0.75]))
+OUTSIDE = {
+    "positive": (
+        constraints.positive,
+        [[0.1, 0.2], [0.3, -0.25], [0.0, 1.0]],
+        r"row 11, column 1 is -0.25, not in GreaterThan\(lower_bound=0.0\) \(2 such rows\)",
+    ),
+    "on the bound": (constraints.positive, [[0.0, 1.0]], "row 10, column 0 is 0.0"),
+    "interval": (
+        BOX,
+        [[0.1, 0.875]],
+        r"row 10, column 1 is 0.875, not in Interval\(lower_bound=-1.0, upper_bound=0.75\)",
+    ),
+    "list": (
+        [constraints.real, constraints.less_than(2.0)],
+        [[-9.0, 1.0], [0.0, 2.5]],
+        r"row 11, column 1 is 2.5, not in LessThan\(upper_bound=2.0\) \(1 such rows\)",
+    ),
+    "list of one kind": (
+        [constraints.interval(0, 1), constraints.interval(0, 4)],
+        [[0.5, 3.0], [3.0, 0.5]],
+        r"row 11, column 0 is 3.0, not in Interval\(lower_bound=0.0, upper_bound=1.0\)",
+    ),
+    "simplex": (
+        constraints.simplex,
+        [[0.25, 0.75], [0.5, 0.75]],
+        r"row 11 is \[0.5, 0.75\], not in Simplex\(\) \(1 such rows\)",
+    ),
+}
+
+
+def constrained(support):
+    return flows.maf(1 if support is constraints.simplex else 2, hidden_dims=(4,), support=support)
+
+
+@pytest.mark.parametrize("case", OUTSIDE)
+@pytest.mark.parametrize("given", ["data", "validation", "loader", "held-out loader"])
+def test_names_the_first_row_outside_of_the_support(case, given):
+    support, rows, message = OUTSIDE[case]
+    good, bad = draws(), draws(*rows)
+    flow = constrained(support)
+    before = weights(flow)
+    data = {"data": bad, "loader": DataLoader(bad, batch_size=20)}.get(given, good)
+    held_out = {"validation": bad, "held-out loader": DataLoader(bad, batch_size=20)}.get(given)
+    with pytest.raises(ValueError, match=f"outside of the flow's support: {message}.* Remove"):
+        fit_density(flow, data, validation=held_out, max_steps=2)
+    if given != "held-out loader":  # that is read once the layers are initialised
+        assert same(before, weights(flow))
+
+
+def test_later_batches_of_a_loader_are_checked_in_the_first_pass():
+    loader = DataLoader(draws([0.5, -1.0], [0.5, 0.5]), batch_size=4)
+    seen = []
+    with pytest.raises(ValueError, match="the DataLoader's batch outside .* row 2, column 1"):
+        fit_density(
+            constrained(constraints.positive),
+            loader,
+            validation=None,
+            callback=lambda step, _: seen.append(step),
+        )
+    assert seen == [1, 2]
+
+
+def test_every_block_of_rows_is_checked_with_its_context():
+    x = torch.rand(9000, 2) + 0.5
+    flow = flows.maf(2, context_dim=1, hidden_dims=(4,), support=constraints.positive)
+    x[8999, 1] = -1.0
+    with pytest.raises(ValueError, match="row 8999, column 1 is -1.0"):
+        fit_density(flow, x, context=-torch.ones(9000, 1))  # contexts have no support
+
+    class Shifted(GaussianFlow):
+        """A density on the half line above its context."""
+
+        def forward(self, context=None):
+            return dist.TransformedDistribution(
+                super().forward(context),
+                [dist.transforms.ExpTransform(), AboveContext(context)],
+            )
+
+    class AboveContext(dist.transforms.AffineTransform):
+        def __init__(self, context):
+            super().__init__(context, 1.0)
+
+        @property
+        def codomain(self):
+            return constraints.greater_than(self.loc)
+
+    context = torch.linspace(0, 1, 9000)[:, None]
+    data = context + 0.5 * torch.ones(9000, 2)
+    assert fit_density(Shifted(context_dim=1), data, context=context, max_steps=1).steps == 1
+    data[5000, 0] = 0.25
+    with pytest.raises(ValueError, match="row 5000, column 0 is 0.25, not in GreaterThan.*0.55"):
+        fit_density(Shifted(context_dim=1), data, context=context)
+
+
+def test_matrices_and_long_rows_are_described_briefly():
+    simplex = flows.maf(9, hidden_dims=(4,), support=constraints.simplex)
+    with pytest.raises(ValueError, match=r"row 0 is \[(0.2, ){6}\.\.\.\], not in Simplex"):
+        fit_density(simplex, torch.full((5, 10), 0.2))
+    layer = ToSupport(constraints.independent(constraints.positive, 2), 3)
+    data = torch.ones(5, 2, 3)
+    data[3, 1, 2] = -2.0
+    matrices = Flow(MatrixNormal(), [layer])
+    with pytest.raises(ValueError, match=r"row 3, position \(1, 2\) is -2.0"):
+        fit_density(matrices, data)
+
+
+class MatrixNormal(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(2, 3))
+
+    def forward(self, context=None):
+        return dist.Normal(self.loc, 1.0).to_event(2)
+
+
+def test_without_a_support_the_check_is_one_call(x):
+    calls = []
+    flow = GaussianFlow(dropout=0.5)
+    flow.register_forward_pre_hook(lambda *_: calls.append(flow.training))
+    pyro.set_rng_seed(1)
+    before = torch.get_rng_state()
+    Expected.by(flow).pair(x, None)
+    assert calls == [False]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# Settings of the caller
+
+
+def test_default_device_may_be_another(x):
+    flow, trained = GaussianFlow(), flows.nsf(2, transforms=1, hidden_dims=(4,))
+    loader = DataLoader(x, batch_size=50)
+    torch.set_default_device("meta")
+    try:
+        assert fit_density(flow, x, max_steps=12, batch_size=50).steps == 12
+        assert fit_density(trained, x, max_steps=2).steps == 2
+        generator = torch.Generator("cpu")
+        rows = [len(part.dataset) for part in _split_loader(loader, 0.1, generator)]
+    finally:
+        torch.set_default_device(None)
+    assert rows == [360, 40]
+    assert math.isfinite(flow().log_prob(x).sum())
+
+
+@pytest.mark.parametrize("flags", [(True, False), (False, True), (True, True), (False, False)])
+@pytest.mark.parametrize("outcome", ["returns", "raises"])
+def test_validation_flags_are_left_as_they_were(x, flags, outcome):
+    def state():
+        modules = (pyro.distributions, pyro.infer, pyro.poutine)
+        torch_default = torch.distributions.Distribution._validate_args
+        return [torch_default, *(module.is_validation_enabled() for module in modules)]
+
+    def fail(step, losses):
+        if outcome == "raises":
+            raise RuntimeError("disk full")
+
+    before = state()
+    try:
+        pyro.enable_validation(flags[1])
+        pyro.infer.enable_validation(not flags[1])
+        torch.distributions.Distribution.set_default_validate_args(flags[0])
+        expected = state()
+        with pytest.raises(RuntimeError) if outcome == "raises" else nullcontext():
+            fit_density(GaussianFlow(), x, max_steps=2, callback=fail)
+        assert state() == expected
+    finally:
+        pyro.enable_validation(before[1])
+        torch.distributions.Distribution.set_default_validate_args(before[0])
