@@ -186,9 +186,13 @@ def test_second_interrupt_does_not_wait(x, tmp_path):
 
 
 def test_interrupt_beside_a_failure_is_an_interrupt():
-    with pytest.raises(KeyboardInterrupt) as caught, interrupt_after():
+    @interrupt_after()
+    def step():
         signal.raise_signal(signal.SIGINT)
         raise RuntimeError("a worker exited")
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        step()
     assert "a worker exited" in str(caught.value.__cause__)
 
 

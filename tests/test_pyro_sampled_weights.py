@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pyro
 import pyro.distributions as dist
+import pytest
 import torch
 from pyro import poutine
 from pyro.distributions import constraints
@@ -16,7 +17,7 @@ from pyro.optim import Adam
 from pyro_nf.bijections import Affine
 from pyro_nf.distributions.flow import Flow
 from pyro_nf.distributions.normal import DiagonalNormal
-from pyro_nf.transforms import Coupling, Permutation, ToSupport
+from pyro_nf.transforms import Coupling, Elementwise, Permutation, ToSupport
 
 
 def perturb(module):
@@ -125,3 +126,22 @@ def test_sampled_weights_of_a_support_and_chain():
     model = bayesian_model(flow)
     assert len(weight_sites(poutine.trace(model).get_trace(x))) == 1
     train(model, AutoNormal(model), x, steps=3)
+
+
+def test_many_draws_of_the_weights_at_once_are_refused() -> None:
+    layer = pyro.nn.PyroModule[Elementwise](Affine(), 2)
+    layer.constants = pyro.nn.PyroSample(dist.Normal(0.0, 0.1).expand([2, 2]).to_event(2))
+    flow = pyro.nn.PyroModule[Flow](DiagonalNormal(2), layer)
+
+    def model(x):
+        d = flow()
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", d, obs=x)
+
+    guide = pyro.infer.autoguide.AutoNormal(model)
+    x = torch.randn(6, 2)
+    one = pyro.infer.Trace_ELBO(num_particles=3, max_plate_nesting=1)
+    assert one.differentiable_loss(model, guide, x).isfinite()
+    many = pyro.infer.Trace_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=1)
+    with pytest.raises(ValueError, match=r"shape \(3, 1, 2, 2\).*one draw of its weights"):
+        many.differentiable_loss(model, guide, x)

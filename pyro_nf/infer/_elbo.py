@@ -24,7 +24,9 @@ def density_model(flow: Flow) -> Model:
     """
 
     def model(x: Tensor, context: Tensor | None) -> None:
-        with pyro.plate("data", len(x), dim=-1), poutine.scale(scale=1 / len(x)):
+        # The plate's own indices and its zero; on another default device they would cost a wait.
+        plate = pyro.plate("data", len(x), dim=-1, device="cpu")
+        with plate, poutine.scale(scale=1 / len(x)):
             pyro.sample("x", flow(context), obs=x)
 
     return model

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from pyro.nn import PyroModule
-from torch import nn
+from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -48,8 +48,10 @@ def _bind(module: Any, done: dict[int, Any]) -> Any:
     is_pyro = isinstance(module, PyroModule)
     with module._pyro_context if is_pyro else nullcontext():
         if is_pyro:
-            names = [*module._parameters, *module._pyro_params, *module._pyro_samples]
+            names = [*module._parameters, *module._pyro_params]
             copy.__dict__.update({name: getattr(module, name) for name in names})
+            drawn = {name: _one_draw(module, name) for name in module._pyro_samples}
+            copy.__dict__.update(drawn)
             copy.__dict__["_pyro_context"] = _InertContext()
         # Read children by attribute: a PyroModule declares its plain children's parameters so.
         children = {
@@ -58,3 +60,17 @@ def _bind(module: Any, done: dict[int, Any]) -> Any:
         }
     copy.__dict__["_modules"] = children
     return copy
+
+
+def _one_draw(module: Any, name: str) -> Tensor:
+    """The value of a ``PyroSample``; raises if a plate has made it many."""
+    value, prior = getattr(module, name), module._pyro_samples[name]
+    if not hasattr(prior, "sample"):  # a function of the module, as PyroSample allows
+        prior = prior(module)
+    if isinstance(prior, Tensor) or value.shape == prior.shape():
+        return value
+    raise ValueError(
+        f"{type(module).__name__}.{name} was sampled with shape {tuple(value.shape)}; its prior "
+        f"has shape {tuple(prior.shape())}. A flow takes one draw of its weights at a time: call "
+        "it outside of plates, with vectorize_particles=False and Predictive(parallel=False)."
+    )
