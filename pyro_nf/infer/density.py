@@ -40,7 +40,7 @@ def fit_density(
     *,
     context: Rows | None = None,
     validation: float | Rows | tuple[Rows, Rows] | DataLoader | None = 0.1,
-    max_steps: int = 6000,
+    max_steps: int = 4000,
     batch_size: int | None = None,
     learning_rate: float = 3e-3,
     schedule: Schedule = "cosine",
