@@ -73,7 +73,7 @@ def realnvp(
     mask: MaskKind = "half",
     hidden_dims: Sequence[int] = (64, 64),
     context_dim: int = 0,
-    activation: Activation = "relu",
+    activation: Activation = "tanh",
     residual: Residual = "none",
     base: nn.Module | None = None,
     support: Support | None = None,
@@ -88,7 +88,8 @@ def realnvp(
         mask: Which features a layer keeps (see :func:`~pyro_nf.transforms.coupling_mask`).
         hidden_dims: Widths of each network's hidden layers.
         context_dim: Size of the context; 0 for an unconditional flow.
-        activation: The networks' activation: a name, a function or a module.
+        activation: The networks' activation: a name, a function or a module. That of the default
+            saturates, so that scales stay put where rows lie far from all others.
         residual: "skip" adds skip connections between layers of equal width.
         base: Base distribution as a module; standard normal by default.
         support: A Pyro constraint, or one for each dimension, that the data obey.
