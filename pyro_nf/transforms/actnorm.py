@@ -12,12 +12,19 @@ from pyro_nf.transforms._linear.precision import widen
 
 
 class ActNorm(AffineMap):
-    r"""Activation normalisation, :math:`y_i = (x_i + m_i) e^{s_i}` with m and s learned.
+    r"""Activation normalisation, :math:`y_i = (x_i + m_i) e^{s_i} + c_i` with m and s learned.
 
     :meth:`initialize` sets it so that given data have mean 0 and variance 1 on the base side, in
-    each dimension; ``fit_density`` calls it. Before that it is the identity. The shift m is in
-    units of the base, so that steps of one size suit data of any location and unit. There is no
-    state beside the two parameters: Pyro's parameter store, which drops buffers, keeps all of it.
+    each dimension; ``fit_density`` calls it. Before that it is the identity.
+
+    The location has two parts, so that steps of one size suit data of any location and unit. The
+    centre c is the data's mean rounded to the layer's dtype, and never trained: without it, a step
+    of the scale would throw data far from 0 off by many deviations. The shift m, in units of the
+    base, starts from what rounding left.
+
+    The centre is a parameter that never receives a gradient, not a buffer: optimisers pass over
+    it, and Pyro's parameter store, which drops buffers, keeps it. (Under torch's
+    ``DistributedDataParallel`` such parameters want ``find_unused_parameters=True``.)
 
     Either direction costs O(D) a row; the log-determinant is :math:`\sum_i s_i`.
 
@@ -41,6 +48,7 @@ class ActNorm(AffineMap):
         super().__init__(input_dim)
         self.shift = nn.Parameter(torch.zeros(self.input_dim))
         self.log_scale = nn.Parameter(torch.zeros(self.input_dim))
+        self.center = nn.Parameter(torch.zeros(self.input_dim))
 
     @torch.no_grad()
     def initialize(self, y: Tensor, context: Tensor | None = None) -> Tensor:
@@ -59,17 +67,24 @@ class ActNorm(AffineMap):
         Raises:
             ValueError: If there are fewer than two rows or a value is not finite.
         """
-        if not (self.shift.any() or self.log_scale.any()):
+        if not any(parameter.any() for parameter in self.parameters()):
             h = features_first(self, y, context, "y")
             mean, std = mean_and_std(self, h.reshape(h.shape[0], -1), self.log_scale.dtype)
-            self.shift.copy_(mean / std)
+            self.center.copy_(mean)
+            self.shift.copy_((mean - self.center.double()) / std)
             self.log_scale.copy_(std.log())
         return self.inverse_and_ladj(y, context)[0]
 
     def _map_columns(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale = widen(self.log_scale)
-        return (x + widen(self.shift)[:, None]) * log_scale.exp()[:, None], log_scale.sum()
+        log_scale, shift, center = self._coefficients()
+        return (x + shift) * log_scale.exp() + center, log_scale.sum()
 
     def _unmap_columns(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale = widen(self.log_scale)
-        return y * (-log_scale).exp()[:, None] - widen(self.shift)[:, None], -log_scale.sum()
+        log_scale, shift, center = self._coefficients()
+        return (y - center) * (-log_scale).exp() - shift, -log_scale.sum()
+
+    def _coefficients(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-scale, shift and centre as columns ``(D, 1)``."""
+        center = self.center.detach()
+        log_scale, shift, center = map(widen, (self.log_scale, self.shift, center))
+        return log_scale[:, None], shift[:, None], center[:, None]
