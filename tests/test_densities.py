@@ -21,7 +21,7 @@ FLOWS_2D = {
     "realnvp": functools.partial(flows.realnvp, 2, transforms=2, **NETWORK),
     "maf": functools.partial(flows.maf, 2, transforms=2, **NETWORK),
     "iaf": functools.partial(flows.iaf, 2, transforms=1, **NETWORK),
-    "nsf": functools.partial(flows.nsf, 2, transforms=2, bins=6, **NETWORK),
+    "nsf": functools.partial(flows.nsf, 2, transforms=2, bins=5, **NETWORK),
     "nsf-coupling": functools.partial(
         flows.nsf, 2, wiring="coupling", transforms=2, bins=8, **NETWORK
     ),

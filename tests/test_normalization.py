@@ -106,7 +106,15 @@ def test_every_parameter_gets_a_gradient(kind, direction):
     layer = build(kind, 3)
     y, ladj = getattr(layer, direction)(torch.randn(7, 3, dtype=torch.float64))
     (y.tanh().square().sum() + ladj.sum()).backward()
-    assert all((parameter.grad != 0).all() for parameter in layer.parameters())
+    trained = {name: p.grad for name, p in layer.named_parameters() if name != "center"}
+    assert all((grad != 0).all() for grad in trained.values())
+
+
+def test_the_centre_of_actnorm_is_never_trained():
+    layer = build(ActNorm, 3)
+    y, ladj = layer.forward_and_ladj(torch.randn(7, 3, dtype=torch.float64))
+    (y.sum() + ladj.sum()).backward()
+    assert layer.center.grad is None
 
 
 @pytest.mark.parametrize("kind", FROM_DATA)
