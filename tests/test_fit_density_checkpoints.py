@@ -19,6 +19,15 @@ from pyro_nf.infer import fit_density
 from pyro_nf.infer._interrupt import interrupt_after
 from pyro_nf.infer.checkpoint import load_checkpoint
 
+
+@pytest.fixture(autouse=True)
+def _pythons_own_interrupts():
+    """A shell starts background jobs with Ctrl-C ignored; here it is what is tested."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 torch.set_num_threads(1)
 
 
