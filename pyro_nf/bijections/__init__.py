@@ -6,6 +6,7 @@ return the value and the elementwise log-derivative.
 """
 
 from pyro_nf.bijections._base import ScalarBijection
+from pyro_nf.bijections._root import ConvergenceError, Root
 from pyro_nf.bijections.affine import Additive, Affine, GatedAffine
 from pyro_nf.bijections.linear_rational import LinearRationalSpline
 from pyro_nf.bijections.rational_quadratic import RationalQuadraticSpline
@@ -13,8 +14,10 @@ from pyro_nf.bijections.rational_quadratic import RationalQuadraticSpline
 __all__ = [
     "Additive",
     "Affine",
+    "ConvergenceError",
     "GatedAffine",
     "LinearRationalSpline",
     "RationalQuadraticSpline",
+    "Root",
     "ScalarBijection",
 ]

@@ -1,0 +1,197 @@
+"""The one numerical inverse: a bracketed Newton iteration on increasing functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_nf._checks import positive_float, positive_int
+from pyro_nf._tracing import is_traced
+from pyro_nf.bijections._base import ScalarBijection
+from pyro_nf.bijections._elements import flat_elements
+
+Increasing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""``(x, params) -> (y, log dy/dx)``, elementwise in x ``(n,)``, with params ``(rows, n)``."""
+
+
+class ConvergenceError(ArithmeticError):
+    """A numerical inverse that was not found within its budget."""
+
+
+@dataclass(frozen=True)
+class Root:
+    """How hard a numerical inverse is searched for.
+
+    Args:
+        iterations: The largest number of evaluations of the forward map. On a CPU the search
+            stops as soon as all is found (6 to 12 evaluations are typical) and goes on for the
+            unfinished elements alone; elsewhere, and under ``torch.func``, it always takes them
+            all, so that the host never waits.
+        tolerance: An element is found when its next step is below ``tolerance * (1 + |x|)``, or
+            its residual below ``tolerance * |y| / 4``. None is 4 machine epsilons.
+
+    Raises:
+        TypeError, ValueError: If an option is not positive.
+    """
+
+    iterations: int = 100
+    tolerance: float | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        positive_int("Root", "iterations", self.iterations)
+        if self.tolerance is not None:
+            positive_float("Root", "tolerance", self.tolerance)
+
+
+class NumericallyInverted(ScalarBijection):
+    """An increasing scalar bijection whose inverse is a numerical root (abstract)."""
+
+    root: Root
+
+    def inverse(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps ``y`` to ``x`` by bracketing and Newton steps; gradients by implicit functions."""
+        flat, raw, dtype = flat_elements(self, y, params)
+        x, ladj = invert(self.forward, flat, raw, self.root, type(self).__name__)
+        return x.view(y.shape).to(dtype), ladj.view(y.shape).to(dtype)
+
+
+def invert(
+    function: Increasing, y: Tensor, params: Tensor, root: Root, owner: str
+) -> tuple[Tensor, Tensor]:
+    r"""Inverts an increasing function of the real line onto itself, elementwise.
+
+    The root is found without a graph. Derivatives come from Newton's own step at the root,
+
+    .. math:: x = x^* - \frac{f(x^*; \theta) - y}{f'(x^*; \theta)},
+
+    whose value is the root and whose derivative with respect to y and θ is that of the implicit
+    function theorem; a second step makes second derivatives right too. It is plain arithmetic, so
+    every tracer follows it.
+
+    Args:
+        function: The increasing function and the logarithm of its slope.
+        y: Shape ``(n,)``.
+        params: Shape ``(rows, n)``.
+        root: Budget and tolerance.
+        owner: Who asks, for the message.
+
+    Returns:
+        x and log|dx/dy|, both ``(n,)``; NaN where y or a parameter is not finite.
+
+    Raises:
+        ConvergenceError: If an element is not found within the budget. Where no exception can be
+            raised (``torch.func``, an accelerator's queue), the element is NaN.
+    """
+    x = solve(function, y.detach(), params.detach(), root, owner)
+    if is_traced() or (torch.is_grad_enabled() and (y.requires_grad or params.requires_grad)):
+        for _ in range(2):
+            value, log_slope = function(x, params)
+            x = x - (value - y) * torch.exp(-log_slope)
+    return x, -function(x, params)[1]
+
+
+class _Search(NamedTuple):
+    """The state of a search, all ``(n,)``: a point, its bracket, the next blind step."""
+
+    x: Tensor
+    lower: Tensor
+    upper: Tensor
+    reach: Tensor
+    residual: Tensor
+    done: Tensor
+
+
+@torch.compiler.disable  # the search is eager, and stops early, under a compiler too
+@torch.no_grad()
+def solve(function: Increasing, y: Tensor, params: Tensor, root: Root, owner: str) -> Tensor:
+    """Solves ``function(x, params) = y`` for x ``(n,)``, without a graph.
+
+    Newton steps from x = y that must stay inside the bracket and quarter the residual; else the
+    bracket is halved, or, while it is open, extended by steps that double.
+    """
+    tolerance = root.tolerance or 4 * torch.finfo(y.dtype).eps
+    hopeless = ~(y.isfinite() & params.isfinite().all(0))
+    infinite = torch.full_like(y, torch.inf)
+    start = torch.where(hopeless, 0, y)
+    search = _Search(start, -infinite, infinite, 1 + start.abs(), infinite, hopeless)
+    if is_traced() or y.device.type != "cpu":
+        for _ in range(root.iterations):
+            search = _advance(function, search, y, params, tolerance)
+        if not is_traced():
+            torch._assert_async(search.done.all(), f"{owner} found no inverse. {_REMEDY}")
+    else:
+        search = _narrowing(function, search, y, params, root.iterations, tolerance)
+        if not bool(search.done.all()):
+            raise ConvergenceError(_message(owner, search, root))
+    return torch.where(hopeless | ~search.done, torch.nan, search.x)
+
+
+def _advance(
+    function: Increasing, at: _Search, y: Tensor, params: Tensor, tolerance: float
+) -> _Search:
+    """One evaluation and one step, for every element that is not done."""
+    value, log_slope = function(at.x, params)
+    residual = value - y
+    lower = torch.where(residual < 0, at.x, at.lower)
+    upper = torch.where(residual > 0, at.x, at.upper)
+    is_open = (lower == -torch.inf) | (upper == torch.inf)
+
+    newton = at.x - residual * torch.exp(-log_slope)
+    shrunk = residual.abs() <= 0.25 * at.residual.abs()
+    near = ~is_open | ((newton - at.x).abs() <= at.reach)
+    sound = shrunk & near & (newton > lower) & (newton < upper)
+    blind = torch.where(is_open, at.x - residual.sign() * at.reach, 0.5 * lower + 0.5 * upper)
+    x = torch.where(sound, newton, blind)
+
+    met = residual.abs() <= 0.25 * tolerance * y.abs()
+    x = torch.where(at.done | met, at.x, x)
+    done = at.done | met | ((x - at.x).abs() <= tolerance * (1 + at.x.abs()))
+    reach = torch.where(is_open, 2 * at.reach, at.reach)
+    return _Search(x, lower, upper, reach, residual, done)
+
+
+def _narrowing(
+    function: Increasing,
+    search: _Search,
+    y: Tensor,
+    params: Tensor,
+    iterations: int,
+    tolerance: float,
+) -> _Search:
+    """Steps until all is done; once half of the elements are, goes on with the others alone."""
+    whole, active = search, None  # None: all elements
+    for _ in range(iterations):
+        search = _advance(function, search, y, params, tolerance)
+        left = int(search.done.numel() - search.done.sum())
+        if left == 0:
+            break
+        if left <= search.done.numel() // 2:
+            whole = _merged(whole, active, search)
+            keep = (~search.done).nonzero().squeeze(1)
+            active = keep if active is None else active[keep]
+            search = _Search(*(part[keep] for part in search))
+            y, params = y[keep], params[:, keep]
+    return _merged(whole, active, search)
+
+
+def _merged(whole: _Search, active: Tensor | None, part: _Search) -> _Search:
+    if active is None:
+        return part
+    return _Search(*(a.index_copy(0, active, b) for a, b in zip(whole, part, strict=True)))
+
+
+_REMEDY = "Pass root=Root(iterations=...) with a larger budget, or compute in float64."
+
+
+def _message(owner: str, search: _Search, root: Root) -> str:
+    left = ~search.done
+    return (
+        f"{owner} found no inverse for {int(left.sum())} of {left.numel()} values within "
+        f"{root.iterations} evaluations: the largest residual is "
+        f"{float(search.residual[left].abs().max()):.3g}. {_REMEDY}"
+    )

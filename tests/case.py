@@ -1,0 +1,79 @@
+"""A case of the registry: a way of building a public layer or flow, and what is true of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from pyro_nf import transforms as T  # noqa: N812
+
+# Kept away from relu's kink, where autograd's Jacobian has two right values.
+SMOOTH = {"hidden_dims": (6,), "activation": "silu"}
+
+Directions = Literal["both", "forward", "inverse", "neither"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A layer and what is true of it.
+
+    Attributes:
+        name: The test's id.
+        build: Creates the layer.
+        covers: Public names that this case exercises.
+        input_dim: Size of the base side.
+        context_dim: Size of the context; 0 for none.
+        fresh_is_identity: Whether a fresh layer maps every x to itself (within 1e-6).
+        compiles: The directions that compile without a graph break.
+        maps: The directions that map under ``torch.vmap``.
+        largest_scale: The largest perturbation of the parameters at which float64 can invert the
+            map at all.
+        inverse_error: How far a round trip may miss beyond rounding, in float64.
+        bfloat16: Whether the layer computes in bfloat16; if not, it raises a ``TypeError``.
+    """
+
+    name: str
+    build: Callable[[], T.FlowTransform]
+    covers: tuple[str, ...]
+    input_dim: int = 4
+    context_dim: int = 0
+    fresh_is_identity: bool = True
+    compiles: Directions = "both"
+    maps: Directions = "both"
+    largest_scale: float = 3.0
+    inverse_error: float = 1e-8
+    bfloat16: bool = True
+
+
+def build(
+    case: Case, *, scale: float | None = None, dtype: torch.dtype = torch.float64
+) -> nn.Module:
+    """The case's layer in ``dtype``, its parameters drawn from ``scale``·N(0, 1) (None: fresh)."""
+    torch.manual_seed(0)
+    layer = case.build().to(dtype)
+    if scale is not None:
+        perturb(layer, scale)
+    return layer
+
+
+def perturb(module: nn.Module, scale: float, seed: int = 1) -> None:
+    """Draws every parameter from ``scale``·N(0, 1)."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.copy_(scale * noise)
+
+
+def inputs(
+    case: Case, batch: tuple[int, ...] = (5,), dtype: torch.dtype = torch.float64, seed: int = 2
+) -> tuple[Tensor, Tensor | None]:
+    """Base-side values and a context, if the case takes one, of one batch shape."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda size: torch.randn(*batch, size, generator=generator, dtype=torch.float64)  # noqa: E731
+    x = draw(case.input_dim).to(dtype)
+    return x, draw(case.context_dim).to(dtype) if case.context_dim else None
