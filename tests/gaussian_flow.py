@@ -23,9 +23,12 @@ class GaussianFlow(nn.Module):
         self.register_buffer("shift", torch.zeros(input_dim))
         self.register_buffer("initialized", torch.tensor(0))
         self.broken = False
+        self.failure = None  # what a broken flow raises; None: its scores are NaN
         self._side_results = None
 
     def forward(self, context=None):
+        if self.broken and self.failure is not None:
+            raise self.failure
         features = self.shift.new_ones(1) if context is None else context
         loc = self.dropout(self.mean(features)) + self.shift
         scale = self.log_scale.exp() * (math.nan if self.broken else 1.0)

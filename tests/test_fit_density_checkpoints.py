@@ -15,6 +15,7 @@ from gaussian_flow import GaussianFlow, gaussian_rows, same, weights
 from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_nf import flows
+from pyro_nf.bijections import ConvergenceError
 from pyro_nf.infer import fit_density
 from pyro_nf.infer._interrupt import interrupt_after
 from pyro_nf.infer.checkpoint import load_checkpoint
@@ -66,6 +67,16 @@ def test_non_finite_steps_are_skipped(x):
     assert (result.stopped, result.steps) == ("max_steps", 20)
     assert [i for i, v in enumerate(result.train_losses) if math.isnan(v)] == [2, 3, 4]
     assert all(torch.isfinite(p).all() for p in flow.parameters())
+
+
+def test_steps_without_an_inverse_are_skipped(x):
+    """A numerical inverse that is not found costs its step, not the fit."""
+    flow = GaussianFlow()
+    flow.failure = ConvergenceError("no inverse was found")
+    with broken_from(flow, 3, 5), pytest.warns(UserWarning, match="skipped step 3") as caught:
+        result = fit_density(flow, x, max_steps=20)
+    assert len(caught) == 1
+    assert [i for i, v in enumerate(result.train_losses) if math.isnan(v)] == [2, 3, 4]
 
 
 @pytest.mark.parametrize("validation", [0.1, None])

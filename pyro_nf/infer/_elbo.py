@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -11,6 +12,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
+from pyro_nf.bijections import ConvergenceError
 from pyro_nf.distributions import Flow
 
 Model = Callable[[Tensor, Tensor | None], None]
@@ -65,8 +67,12 @@ class DensityELBO(Trace_ELBO):
         collector: AbstractContextManager[dict[str, Tensor]]
         collector = self._flow.auxiliary() if self._aux_weights else nullcontext({})
         with collector as side_results:
-            ((model_trace, _),) = self._get_traces(model, guide, args, kwargs)
-            objective = loss = -model_trace.log_prob_sum()
+            try:
+                ((model_trace, _),) = self._get_traces(model, guide, args, kwargs)
+                objective = loss = -model_trace.log_prob_sum()
+            except ConvergenceError:  # a step like any other without a finite loss
+                self._report(math.nan, {})
+                return math.nan
         means: dict[str, float] = {}
         for name, weight in self._aux_weights.items():
             if name not in side_results:

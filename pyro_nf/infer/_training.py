@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_nf._modes import in_mode
+from pyro_nf.bijections import ConvergenceError
 from pyro_nf.distributions import Flow
 from pyro_nf.infer._data import Batches, HeldOut
 from pyro_nf.infer._elbo import DensityELBO, density_model, empty_guide
@@ -181,7 +182,10 @@ class Trainer:
         total, rows = 0.0, 0
         with in_mode(self.flow, "eval"):
             for x, context in held_out.batches():
-                total -= float(self.flow(context).log_prob(x).sum(dtype=torch.float64))
+                try:
+                    total -= float(self.flow(context).log_prob(x).sum(dtype=torch.float64))
+                except ConvergenceError:
+                    return math.inf
                 rows += len(x)
         return total / rows
 
