@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pyro.distributions as dist
 import pytest
@@ -304,3 +305,20 @@ def test_chains_refuse_parts_that_do_not_fit() -> None:
         Flow(DiagonalNormal(2), flows.maf(2, context_dim=1).transform.condition(torch.zeros(1)))
     with pytest.raises(ValueError, match="built without context"):
         FlowDistribution(DiagonalNormal(2)(), ActNorm(2), torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("flow", "value", "message"),
+    [
+        (flows.nsf(2), [[0.0, 1.0], [math.nan, 1.0]], r"got \[nan, 1\] at \[1\].*of ActNorm"),
+        (
+            flows.nsf(2, support=constraints.positive),
+            [1.0, -2.0],
+            r"got \[1, -2\], outside of .*GreaterThan.*of ToSupport",
+        ),
+    ],
+    ids=["nan", "negative"],
+)
+def test_values_outside_name_layer_and_domain(flow, value, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        flow().log_prob(torch.tensor(value))

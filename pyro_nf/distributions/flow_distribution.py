@@ -112,7 +112,20 @@ class FlowDistribution(dist.TransformedDistribution):
             )
         # Torch cannot check an empty batch, nor compile a check without breaking the graph.
         if self._validate_args and value.numel() and not torch.compiler.is_compiling():
-            self._validate_sample(value)
+            try:
+                self._validate_sample(value)
+            except ValueError:
+                raise ValueError(self._outside_message(value)) from None
+
+    def _outside_message(self, value: Tensor) -> str:
+        row = tuple((~self.support.check(value)).nonzero()[0].tolist())
+        shown = ", ".join(f"{v:.6g}" for v in value[row].flatten()[:6].tolist())
+        dots = ", ..." if value[row].numel() > 6 else ""
+        return (
+            f"log_prob got [{shown}{dots}]{f' at {list(row)}' if row else ''}, outside of "
+            f"{self.support!r}, the codomain of {_last_layer(self.transform)}. Remove or mend "
+            "such values, or build the flow with a support that contains them."
+        )
 
     def expand(
         self, batch_shape: torch.Size | tuple[int, ...], _instance: Any = None
@@ -161,6 +174,14 @@ class FlowDistribution(dist.TransformedDistribution):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_draw": None}
+
+
+def _last_layer(transform: FlowTransform | Bound) -> str:
+    """The name of the layer nearest to the data."""
+    layer: Any = transform.layer if isinstance(transform, Bound) else transform
+    while len(parts := getattr(layer, "parts", ())):
+        layer = parts[-1]
+    return type(layer).__name__
 
 
 def _broadcast(a: torch.Size, b: torch.Size) -> bool:
