@@ -19,6 +19,7 @@ def _fresh_state():
     """Starts every test from one seed, an empty parameter store and torch's defaults."""
     pyro.clear_param_store()
     pyro.set_rng_seed(0)
+    pyro.enable_validation(True)  # noqa: FBT003  (a test before may have left it off)
     yield
     torch.set_default_dtype(torch.float32)
     pyro.clear_param_store()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from pyro_nf import bijections as B  # noqa: N812
 from pyro_nf import transforms as T  # noqa: N812
 
 # Kept away from relu's kink, where autograd's Jacobian has two right values.
@@ -47,6 +49,34 @@ class Case:
     largest_scale: float = 3.0
     inverse_error: float = 1e-8
     bfloat16: bool = True
+
+
+def wired(
+    name: str,
+    bijection: B.ScalarBijection,
+    *,
+    every: Literal["wiring", "combination"] = "wiring",
+    **facts: Any,
+) -> list[Case]:
+    """One case for each wiring of a scalar bijection, context in turn; or all combinations."""
+    public = type(bijection).__name__
+    wirings: dict[str, tuple[str, Callable[..., T.FlowTransform]]] = {
+        "elementwise": ("Elementwise", partial(T.Elementwise, bijection, 4)),
+        "coupling": ("Coupling", partial(T.Coupling, bijection, 4)),
+        "maf": ("Autoregressive", partial(T.Autoregressive, bijection, 4, fast="log_prob")),
+        "iaf": (
+            "Autoregressive",
+            partial(T.Autoregressive, bijection, 4, fast="sample", order=[2, 0, 3, 1]),
+        ),
+    }
+    cases = []
+    for wiring, (cls, make) in wirings.items():
+        in_turn = 3 if wiring in ("coupling", "iaf") else 0
+        for c in (0, 3) if every == "combination" else (in_turn,):
+            build = partial(make, context_dim=c, **SMOOTH)
+            label = f"{wiring}-{name}" + ("-context" if c else "")
+            cases.append(Case(label, build, (cls, public), 4, c, **facts))
+    return cases
 
 
 def build(

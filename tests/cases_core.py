@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from case import SMOOTH, Case
+from case import SMOOTH, Case, wired
 from torch.distributions import ExpTransform, SigmoidTransform, constraints
 
 from pyro_nf import bijections as B  # noqa: N812
@@ -23,66 +23,18 @@ def _support(constraint: object, size: int) -> Callable[[], T.FlowTransform]:
 
 
 _SPLINE = B.RationalQuadraticSpline(bins=5, bound=3.0)
-_BIJECTIONS = {
-    "affine": (B.Affine(), "Affine", True),
-    "additive": (B.Additive(), "Additive", True),
-    "gated": (B.GatedAffine(), "GatedAffine", False),
-    "rq": (_SPLINE, "RationalQuadraticSpline", True),
-    "rq_learned_ends": (
-        B.RationalQuadraticSpline(bins=5, bound=3.0, boundary_slopes="learned"),
-        "RationalQuadraticSpline",
-        True,
-    ),
-    "lr": (B.LinearRationalSpline(bins=5, bound=3.0), "LinearRationalSpline", True),
-    "lr_learned_ends": (
-        B.LinearRationalSpline(bins=5, bound=3.0, boundary_slopes="learned"),
-        "LinearRationalSpline",
-        True,
-    ),
-}
 
 
-def _wirings() -> list[Case]:
-    cases = []
-    for name, (f, public, identity) in _BIJECTIONS.items():
-        for c in (0, 3):
-            suffix = f"{name}-context" if c else name
-            builders: dict[str, tuple[str, Callable[[], T.FlowTransform]]] = {
-                "elementwise": (
-                    "Elementwise",
-                    lambda f=f, c=c: T.Elementwise(f, 4, context_dim=c, **SMOOTH),
-                ),
-                "coupling": (
-                    "Coupling",
-                    lambda f=f, c=c: T.Coupling(f, 4, context_dim=c, **SMOOTH),
-                ),
-                "maf": (
-                    "Autoregressive",
-                    lambda f=f, c=c: T.Autoregressive(
-                        f, 4, fast="log_prob", context_dim=c, **SMOOTH
-                    ),
-                ),
-                "iaf": (
-                    "Autoregressive",
-                    lambda f=f, c=c: T.Autoregressive(
-                        f, 4, fast="sample", context_dim=c, order=[2, 0, 3, 1], **SMOOTH
-                    ),
-                ),
-            }
-            cases += [
-                Case(
-                    f"{wiring}-{suffix}",
-                    build,
-                    (cls, public),
-                    4,
-                    c,
-                    identity,
-                    # A gate has no least value: sigmoid(-100), and x is gone.
-                    largest_scale=1.0 if name == "gated" else 3.0,
-                )
-                for wiring, (cls, build) in builders.items()
-            ]
-    return cases
+_WIRINGS = [
+    *wired("affine", B.Affine(), every="combination"),
+    *wired("additive", B.Additive()),
+    # A gate has no least value: sigmoid(-100), and x is gone.
+    *wired("gated", B.GatedAffine(), fresh_is_identity=False, largest_scale=1.0),
+    *wired("rq", _SPLINE, every="combination"),
+    *wired("rq_ends", B.RationalQuadraticSpline(bins=5, bound=3.0, boundary_slopes="learned")),
+    *wired("lr", B.LinearRationalSpline(bins=5, bound=3.0)),
+    *wired("lr_ends", B.LinearRationalSpline(bins=5, bound=3.0, boundary_slopes="learned")),
+]
 
 
 _LAYERS = [
@@ -190,4 +142,4 @@ _FLOWS = [
     for size, c in ((1, 0), (3, 0), (3, 2))
 ]
 
-CASES = [*_wirings(), *_LAYERS, *_SUPPORTS, *_FLOWS]
+CASES = [*_WIRINGS, *_LAYERS, *_SUPPORTS, *_FLOWS]
