@@ -35,6 +35,7 @@ class Case:
         largest_scale: The largest perturbation of the parameters at which float64 can invert the
             map at all.
         inverse_error: How far a round trip may miss beyond rounding, in float64.
+        far: Whether inputs to ±100 are in the domain.
         bfloat16: Whether the layer computes in bfloat16; if not, it raises a ``TypeError``.
     """
 
@@ -49,6 +50,7 @@ class Case:
     largest_scale: float = 3.0
     inverse_error: float = 1e-8
     bfloat16: bool = True
+    far: bool = True
 
 
 def wired(

@@ -29,7 +29,7 @@ _WIRINGS = [
     *wired("affine", B.Affine(), every="combination"),
     *wired("additive", B.Additive()),
     # A gate has no least value: sigmoid(-100), and x is gone.
-    *wired("gated", B.GatedAffine(), fresh_is_identity=False, largest_scale=1.0),
+    *wired("gated", B.GatedAffine(), fresh_is_identity=False, largest_scale=1.0, far=False),
     *wired("rq", _SPLINE, every="combination"),
     *wired("rq_ends", B.RationalQuadraticSpline(bins=5, bound=3.0, boundary_slopes="learned")),
     *wired("lr", B.LinearRationalSpline(bins=5, bound=3.0)),
@@ -98,6 +98,7 @@ _LAYERS = [
         ("Compose",),
         3,
         fresh_is_identity=False,
+        far=False,  # exp(100)
     ),
     Case(
         "compose-context",
@@ -111,7 +112,15 @@ _LAYERS = [
 ]
 
 _SUPPORTS = [
-    Case(f"support-{name}", _support(c, size), ("ToSupport",), size, fresh_is_identity=False)
+    # At ±100 a positive number overflows, and a simplex's numbers underflow.
+    Case(
+        f"support-{name}",
+        _support(c, size),
+        ("ToSupport",),
+        size,
+        fresh_is_identity=False,
+        far=False,
+    )
     for name, c, size in (
         ("positive", constraints.positive, 3),
         ("interval", constraints.interval(-1.0, 2.5), 3),
