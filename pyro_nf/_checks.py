@@ -38,6 +38,17 @@ def positive_float(owner: str, name: str, value: Any) -> float:
     return float(value)
 
 
+def negative_float(owner: str, name: str, value: Any) -> float:
+    """Returns ``value`` as a float if it is a finite number < 0, else raises."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(
+            f"{owner} got {name}={value!r} of type {type(value).__name__}. Pass a negative number."
+        )
+    if not (math.isfinite(value) and value < 0):
+        raise ValueError(f"{owner} got {name}={value}. Pass a finite number below 0.")
+    return float(value)
+
+
 def choice(owner: str, name: str, value: Any, options: Sequence[str]) -> Any:
     """Returns ``value`` if it is one of ``options``, else raises."""
     if value not in options:

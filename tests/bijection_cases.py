@@ -19,12 +19,23 @@ SPLINES = {
     ),
 }
 QUADRATIC = [name for name in SPLINES if name.startswith("quadratic")]
+UNIT_SPLINES = {
+    "piecewise-linear": B.LinearSpline(bins=8, bound=4.0),
+    "piecewise-quadratic": B.QuadraticSpline(bins=8, bound=4.0),
+    "cubic": B.CubicSpline(bins=8, bound=4.0),
+}
+POLYNOMIALS = {
+    "bernstein": B.Bernstein(degree=8, bound=4.0),
+    "sos": B.SumOfSquares(),
+}
 ALL = {
     "additive": B.Additive(),
     "affine": B.Affine(),
     "affine-narrow": B.Affine(max_log_scale=1.0),
     "gated": B.GatedAffine(),
     **SPLINES,
+    **UNIT_SPLINES,
+    **POLYNOMIALS,
 }
 DIRECTIONS = ("forward", "inverse")
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.func import functional_call, jacrev, stack_module_state
 
-from pyro_nf.transforms.householder import Householder, reflect
+from pyro_nf.bijections._reflections import reflect
+from pyro_nf.transforms.householder import Householder
 from pyro_nf.transforms.lu import LULinear
 from pyro_nf.transforms.permutation import Permutation
 from pyro_nf.transforms.qr import QRLinear

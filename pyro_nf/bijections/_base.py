@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from torch import Tensor
+from torch.distributions import constraints
 
 
 class ScalarBijection:
@@ -18,9 +19,11 @@ class ScalarBijection:
 
     Attributes:
         sign: +1 for an increasing map, -1 for a decreasing one.
+        domain: The set that is mapped onto itself: the real line, or an interval of angles.
     """
 
     sign: ClassVar[int] = 1
+    domain: ClassVar[constraints.Constraint] = constraints.real
 
     @property
     def param_count(self) -> int:
@@ -34,3 +37,8 @@ class ScalarBijection:
     def inverse(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Maps ``y`` to ``x`` and returns ``(x, log|dx/dy|)``, both of the shape of ``y``."""
         raise NotImplementedError
+
+    def inverse_at(self, x: Tensor, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        """Is ``inverse(y, params)`` where x, its value, is known: some inverses search for it."""
+        del x
+        return self.inverse(y, params)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -59,19 +60,21 @@ class NumericallyInverted(ScalarBijection):
         x, ladj = invert(self.forward, flat, raw, self.root, type(self).__name__)
         return x.view(y.shape).to(dtype), ladj.view(y.shape).to(dtype)
 
+    def inverse_at(self, x: Tensor, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        """The inverse with its derivatives where its value x is known: there is no search."""
+        flat, raw, dtype = flat_elements(self, y, params)
+        known = x.detach().reshape(flat.shape).to(flat.dtype)
+        root = implicit(self.forward, known, flat, raw)
+        ladj = -self.forward(root, raw)[1]
+        return root.view(y.shape).to(dtype), ladj.view(y.shape).to(dtype)
+
 
 def invert(
     function: Increasing, y: Tensor, params: Tensor, root: Root, owner: str
 ) -> tuple[Tensor, Tensor]:
-    r"""Inverts an increasing function of the real line onto itself, elementwise.
+    """Inverts an increasing function of the real line onto itself, elementwise.
 
-    The root is found without a graph. Derivatives come from Newton's own step at the root,
-
-    .. math:: x = x^* - \frac{f(x^*; \theta) - y}{f'(x^*; \theta)},
-
-    whose value is the root and whose derivative with respect to y and θ is that of the implicit
-    function theorem; a second step makes second derivatives right too. It is plain arithmetic, so
-    every tracer follows it.
+    The root is found without a graph; its derivatives are those of the implicit function.
 
     Args:
         function: The increasing function and the logarithm of its slope.
@@ -88,21 +91,54 @@ def invert(
             raised (``torch.func``, an accelerator's queue), the element is NaN.
     """
     x = solve(function, y.detach(), params.detach(), root, owner)
-    if is_traced() or (torch.is_grad_enabled() and (y.requires_grad or params.requires_grad)):
-        for _ in range(2):
-            value, log_slope = function(x, params)
-            x = x - (value - y) * torch.exp(-log_slope)
+    x = implicit(function, x, y, params)
     return x, -function(x, params)[1]
 
 
+def implicit(function: Increasing, x: Tensor, y: Tensor, params: Tensor) -> Tensor:
+    r"""Gives a known root x of f(x; θ) = y its derivatives with respect to y and θ.
+
+    They come from Newton's own step at the root,
+
+    .. math:: x - \frac{f(x; \theta) - y}{f'(x; \theta)},
+
+    whose first derivative is that of the implicit function theorem; a second step makes those up
+    to the third right. It is plain arithmetic, so every tracer follows it. What the residual is
+    worth at the root, rounding, does not enter: x keeps its value.
+
+    Args:
+        function: The increasing function and the logarithm of its slope.
+        x: The root, without a graph, ``(n,)``.
+        y: Shape ``(n,)``.
+        params: Shape ``(rows, n)``.
+
+    Returns:
+        x, with a graph if one is recorded.
+    """
+    recorded = torch.is_grad_enabled() and (y.requires_grad or params.requires_grad)
+    if not (recorded or is_traced()):
+        return x
+    # On a plateau the slope may underflow; its inverse may not overflow, for 0 · inf is NaN.
+    least = 0.5 * math.log(torch.finfo(y.dtype).tiny)
+    for _ in range(2):
+        value, log_slope = function(x, params)
+        residual = (value - value.detach()) - (y - y.detach())
+        x = x - residual * torch.exp(-log_slope.clamp(min=least))
+    return x
+
+
 class _Search(NamedTuple):
-    """The state of a search, all ``(n,)``: a point, its bracket, the next blind step."""
+    """The state of a search, all ``(n,)``: a point, its bracket, the next blind step.
+
+    ``crept`` says whether the last step was one just past a root that rounding hides.
+    """
 
     x: Tensor
     lower: Tensor
     upper: Tensor
     reach: Tensor
     residual: Tensor
+    crept: Tensor
     done: Tensor
 
 
@@ -111,16 +147,19 @@ class _Search(NamedTuple):
 def solve(function: Increasing, y: Tensor, params: Tensor, root: Root, owner: str) -> Tensor:
     """Solves ``function(x, params) = y`` for x ``(n,)``, without a graph.
 
-    Newton steps from x = y that must stay inside the bracket and quarter the residual; else the
-    bracket is halved, or, while it is open, extended by steps that double.
+    Newton steps from x = y that must stay inside the bracket and quarter the residual; else a step
+    just past the root that Newton's step expects, if that is near; else the bracket is halved, or,
+    while it is open, extended by steps that grow ever faster.
     """
     tolerance = root.tolerance or 4 * torch.finfo(y.dtype).eps
     hopeless = ~(y.isfinite() & params.isfinite().all(0))
     infinite = torch.full_like(y, torch.inf)
     start = torch.where(hopeless, 0, y)
-    search = _Search(start, -infinite, infinite, 1 + start.abs(), infinite, hopeless)
+    crept = torch.zeros_like(hopeless)
+    search = _Search(start, -infinite, infinite, 1 + start.abs(), infinite, crept, hopeless)
     if is_traced() or y.device.type != "cpu":
-        for _ in range(root.iterations):
+        # Without values, on the meta device, one step shows every operation.
+        for _ in range(1 if y.is_meta else root.iterations):
             search = _advance(function, search, y, params, tolerance)
         if not is_traced():
             torch._assert_async(search.done.all(), f"{owner} found no inverse. {_REMEDY}")
@@ -136,7 +175,8 @@ def _advance(
 ) -> _Search:
     """One evaluation and one step, for every element that is not done."""
     value, log_slope = function(at.x, params)
-    residual = value - y
+    # Far out a map may overflow, and inf - inf is NaN: that is beyond y, on the side of x.
+    residual = torch.where(value.isnan(), at.x.sign() * torch.inf, value - y)
     lower = torch.where(residual < 0, at.x, at.lower)
     upper = torch.where(residual > 0, at.x, at.upper)
     is_open = (lower == -torch.inf) | (upper == torch.inf)
@@ -144,15 +184,40 @@ def _advance(
     newton = at.x - residual * torch.exp(-log_slope)
     shrunk = residual.abs() <= 0.25 * at.residual.abs()
     near = ~is_open | ((newton - at.x).abs() <= at.reach)
-    sound = shrunk & near & (newton > lower) & (newton < upper)
-    blind = torch.where(is_open, at.x - residual.sign() * at.reach, 0.5 * lower + 0.5 * upper)
+    # Both ends count: a step too small to move x ends the search.
+    sound = shrunk & near & (newton >= lower) & (newton <= upper) & newton.isfinite()
+    most = 0.25 * torch.finfo(y.dtype).max
+    extended = (at.x - residual.sign() * at.reach).clamp(-most, most)
+    blind = torch.where(is_open, extended, _middle(lower, upper))
+    # At the root, rounding keeps the residual from shrinking: a step just past it closes a bracket
+    # as narrow as the rounding. Only there, and never twice in a row: brackets halve whatever
+    # happens.
+    step, scale = (newton - at.x).abs(), 1 + at.x.abs()
+    past = 4 * step + 0.5 * tolerance * scale
+    room = torch.where(is_open, at.reach, upper - lower).clamp(max=most)
+    hidden = (step <= math.sqrt(tolerance) * scale) & (past < 0.25 * room)
+    creeps = ~sound & ~at.crept & hidden
+    blind = torch.where(creeps, at.x - residual.sign() * past, blind)
     x = torch.where(sound, newton, blind)
 
     met = residual.abs() <= 0.25 * tolerance * y.abs()
     x = torch.where(at.done | met, at.x, x)
-    done = at.done | met | ((x - at.x).abs() <= tolerance * (1 + at.x.abs()))
-    reach = torch.where(is_open, 2 * at.reach, at.reach)
-    return _Search(x, lower, upper, reach, residual, done)
+    # A step that the largest number cuts short finds nothing.
+    found = (sound | creeps | ~is_open) & ((x - at.x).abs() <= tolerance * scale)
+    done = at.done | met | found
+    # 1, 2, 6, 42, 1806, ... times the first: any magnitude is reached in some ten steps.
+    reach = torch.where(is_open, at.reach * (1 + at.reach / (1 + y.abs())), at.reach)
+    return _Search(x, lower, upper, reach, residual, creeps, done)
+
+
+def _middle(lower: Tensor, upper: Tensor) -> Tensor:
+    """Halves a bracket, or its logarithm where it spans orders of magnitude."""
+    wide = upper - lower > 4 * (1 + torch.minimum(lower.abs(), upper.abs()))
+    low, high = (edge.sign() * edge.abs().log1p() for edge in (lower, upper))
+    log_middle = 0.5 * (low + high)
+    return torch.where(
+        wide, log_middle.sign() * log_middle.abs().expm1(), 0.5 * lower + 0.5 * upper
+    )
 
 
 def _narrowing(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyro_nf._checks import positive_float
+from pyro_nf._checks import negative_float, positive_float
 from pyro_nf.bijections._base import ScalarBijection
 from pyro_nf.bijections._elements import check_params
 
@@ -62,14 +62,17 @@ class Affine(ScalarBijection):
         \log |dy/dx| = s(a)
 
     Two parameters for each element, in this order: the shift b and the raw log-scale a. Since
-    |s| < m = ``max_log_scale``, no scale overflows, yet a has a gradient everywhere (a clamp has
-    none outside its range). Either direction costs one exponential.
+    |s| < m, no scale overflows, yet a has a gradient everywhere (a clamp has none outside its
+    range). The bound m is ``max_log_scale`` where a > 0 and ``-min_log_scale`` where a < 0.
+    Either direction costs one exponential.
 
     Args:
-        max_log_scale: The bound m of the log-scale, > 0.
+        max_log_scale: The upper bound of the log-scale, > 0.
+        min_log_scale: Its lower bound, < 0; None for ``-max_log_scale``.
 
     Raises:
-        TypeError, ValueError: If ``max_log_scale`` is not a finite number above 0.
+        TypeError, ValueError: If ``max_log_scale`` is not a finite number above 0, or
+            ``min_log_scale`` not one below 0.
 
     References:
         Density estimation using Real NVP (Dinh et al., 2016), arXiv 1605.08803.
@@ -86,10 +89,13 @@ class Affine(ScalarBijection):
     """
 
     max_log_scale: float = 5.0
+    min_log_scale: float | None = None
 
     def __post_init__(self) -> None:
-        """Checks the option."""
+        """Checks the options."""
         positive_float("Affine", "max_log_scale", self.max_log_scale)
+        if self.min_log_scale is not None:
+            negative_float("Affine", "min_log_scale", self.min_log_scale)
 
     @property
     def param_count(self) -> int:
@@ -109,7 +115,11 @@ class Affine(ScalarBijection):
         return (y - params[0]) * torch.exp(-log_scale), -log_scale
 
     def _log_scale(self, raw: Tensor) -> Tensor:
-        return raw / (1 + raw.abs() / self.max_log_scale)
+        if self.min_log_scale is None:
+            return raw / (1 + raw.abs() / self.max_log_scale)
+        # One of the two terms is 0.
+        excess = raw.clamp(min=0) / self.max_log_scale + raw.clamp(max=0) / self.min_log_scale
+        return raw / (1 + excess)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch.distributions import Transform, constraints
 
 from pyro_nf.distributions.flow_distribution import FlowDistribution
 from pyro_nf.transforms._contract.boundary import check_context, check_dtype, check_tensor
+from pyro_nf.transforms._support.angles import remedy
 from pyro_nf.transforms.compose import Compose
 from pyro_nf.transforms.foreign import as_flow_transform
 from pyro_nf.transforms.support import ToSupport
@@ -137,7 +138,10 @@ class Flow(nn.Module):
         if not self.transform.codomain.check(x).all():
             raise ValueError(
                 f"initialize got data outside of the flow's support {self.transform.codomain}. "
-                "Remove those rows, or build the flow with another support."
+                + remedy(
+                    self.transform.codomain,
+                    "Remove those rows, or build the flow with another support.",
+                )
             )
         self.transform.initialize(x, context if self.transform.context_dim else None)
 

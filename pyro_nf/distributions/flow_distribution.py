@@ -13,6 +13,7 @@ from pyro_nf.transforms._contract.boundary import check_context, check_dtype, ch
 from pyro_nf.transforms._contract.features import sum_rightmost
 from pyro_nf.transforms._contract.protocol import Bound, FlowTransform
 from pyro_nf.transforms._contract.reuse import Pass
+from pyro_nf.transforms._support.angles import remedy
 
 
 class FlowDistribution(dist.TransformedDistribution):
@@ -44,6 +45,7 @@ class FlowDistribution(dist.TransformedDistribution):
     ) -> None:
         if context is not None:
             check_context(transform, context)
+            base_dist = _with_batch(base_dist, transform.domain.event_dim, context.shape[:-1])
         bound = transform.condition(context)
         super().__init__(base_dist, [bound], validate_args=validate_args)
         self._draw: Pass | None = None
@@ -123,8 +125,11 @@ class FlowDistribution(dist.TransformedDistribution):
         dots = ", ..." if value[row].numel() > 6 else ""
         return (
             f"log_prob got [{shown}{dots}]{f' at {list(row)}' if row else ''}, outside of "
-            f"{self.support!r}, the codomain of {_last_layer(self.transform)}. Remove or mend "
-            "such values, or build the flow with a support that contains them."
+            f"{self.support!r}, the codomain of {_last_layer(self.transform)}. "
+            + remedy(
+                self.support,
+                "Remove or mend such values, or build the flow with a support that contains them.",
+            )
         )
 
     def expand(
@@ -174,6 +179,15 @@ class FlowDistribution(dist.TransformedDistribution):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_draw": None}
+
+
+def _with_batch(base: Distribution, event_dim: int, batch: torch.Size) -> Distribution:
+    """The base with the context's batch, which a conditioned layer does not tell if it is one."""
+    shape = base.batch_shape + base.event_shape
+    if batch.numel() != 1 or len(shape) - event_dim >= len(batch):
+        return base
+    whole = batch + shape[len(shape) - event_dim :]
+    return base.expand(whole[: len(whole) - len(base.event_shape)])
 
 
 def _last_layer(transform: FlowTransform | Bound) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_nf._checks import positive_int
-from pyro_nf.bijections import ScalarBijection
+from pyro_nf.bijections import Additive, Affine, Chain, ScalarBijection
 from pyro_nf.distributions import DiagonalNormal, Flow
+from pyro_nf.nn._adjacency import Adjacency
+from pyro_nf.nn.masked import permutation
 from pyro_nf.transforms import ActNorm, Autoregressive, Coupling, FlowTransform, coupling_mask
 from pyro_nf.transforms._partition import MaskKind
 
@@ -58,12 +60,27 @@ def autoregressive_layers(
     input_dim: int,
     transforms: int,
     fast: Literal["log_prob", "sample"],
+    *,
+    order: Sequence[int] | Tensor | None = None,
+    adjacency: Adjacency | None = None,
     **network: Any,
 ) -> list[FlowTransform]:
-    """Creates autoregressive layers whose orders alternate between natural and reversed."""
+    """Creates autoregressive layers whose orders alternate between ``order`` and its reverse.
+
+    With an adjacency it is one layer, whose bijection is a chain of ``transforms`` copies: in a
+    stack a dimension would depend on its grandparents too.
+    """
     size = positive_int(owner, "input_dim", input_dim)
-    orders = list(range(size)), list(reversed(range(size)))
+    count = positive_int(owner, "transforms", transforms)
+    if adjacency is not None:
+        # A chain of affine maps is affine.
+        f = bijection if isinstance(bijection, (Additive, Affine)) else Chain([bijection] * count)
+        return [
+            Autoregressive(f, input_dim, fast=fast, order=order, adjacency=adjacency, **network)
+        ]
+    chain = permutation(order, size)
+    orders = chain, chain[::-1]
     return [
         Autoregressive(bijection, input_dim, fast=fast, order=orders[i % 2], **network)
-        for i in range(positive_int(owner, "transforms", transforms))
+        for i in range(count)
     ]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_nf.bijections import Affine
 from pyro_nf.distributions import Flow
 from pyro_nf.flows._assemble import Support, assemble, autoregressive_layers
+from pyro_nf.nn._adjacency import Adjacency
 from pyro_nf.nn.mlp import Activation, Residual
 
 
@@ -17,6 +18,8 @@ def maf(
     *,
     transforms: int = 5,
     hidden_dims: Sequence[int] = (64, 64),
+    order: Sequence[int] | Tensor | None = None,
+    adjacency: Adjacency | None = None,
     context_dim: int = 0,
     activation: Activation = "relu",
     residual: Residual = "none",
@@ -29,8 +32,14 @@ def maf(
 
     Args:
         input_dim: Number D of (unconstrained) dimensions.
-        transforms: Number of autoregressive layers; natural and reversed orders alternate.
+        transforms: Number of autoregressive layers; their orders alternate.
         hidden_dims: Widths of each network's hidden layers.
+        order: The order of the chain: ``order[i]`` is the dimension at position i; natural by
+            default. Every other layer reverses it.
+        adjacency: Boolean matrix (D, D), a directed acyclic graph: entry (i, j) says whether
+            dimension i may depend on dimension j; the diagonal is ignored. With it the flow is
+            one layer, whatever ``transforms``, and a Bayesian network: the Jacobian data -> base
+            is zero wherever the matrix is, and each :math:`p(y_i | y_{A(i)})` is a normal.
         context_dim: Size of the context; 0 for an unconditional flow.
         activation: The networks' activation: a name, a function or a module.
         residual: "skip" adds skip connections between layers of equal width.
@@ -38,7 +47,8 @@ def maf(
         support: A Pyro constraint, or one for each dimension, that the data obey.
 
     Raises:
-        ValueError: If a size is out of range or an option unknown.
+        ValueError: If a size is out of range, an option unknown, or the adjacency has a cycle
+            (which is printed) or disagrees with ``order``.
 
     References:
         Masked autoregressive flow for density estimation (Papamakarios et al., 2017),
@@ -56,6 +66,8 @@ def maf(
         input_dim,
         transforms,
         "log_prob",
+        order=order,
+        adjacency=adjacency,
         hidden_dims=hidden_dims,
         context_dim=context_dim,
         activation=activation,
@@ -69,6 +81,8 @@ def iaf(
     *,
     transforms: int = 5,
     hidden_dims: Sequence[int] = (64, 64),
+    order: Sequence[int] | Tensor | None = None,
+    adjacency: Adjacency | None = None,
     context_dim: int = 0,
     activation: Activation = "relu",
     residual: Residual = "none",
@@ -83,8 +97,14 @@ def iaf(
 
     Args:
         input_dim: Number D of (unconstrained) dimensions.
-        transforms: Number of autoregressive layers; natural and reversed orders alternate.
+        transforms: Number of autoregressive layers; their orders alternate.
         hidden_dims: Widths of each network's hidden layers.
+        order: The order of the chain: ``order[i]`` is the dimension at position i; natural by
+            default. Every other layer reverses it.
+        adjacency: Boolean matrix (D, D), a directed acyclic graph: entry (i, j) says whether
+            dimension i may depend on dimension j; the diagonal is ignored. With it the flow is
+            one layer, whatever ``transforms``, and the Jacobian base -> data is zero wherever the
+            matrix is, the diagonal apart.
         context_dim: Size of the context; 0 for an unconditional flow.
         activation: The networks' activation: a name, a function or a module.
         residual: "skip" adds skip connections between layers of equal width.
@@ -92,7 +112,8 @@ def iaf(
         support: A Pyro constraint, or one for each dimension, that the data obey.
 
     Raises:
-        ValueError: If a size is out of range or an option unknown.
+        ValueError: If a size is out of range, an option unknown, or the adjacency has a cycle
+            (which is printed) or disagrees with ``order``.
 
     References:
         Improving variational inference with inverse autoregressive flow (Kingma et al., 2016),
@@ -112,6 +133,8 @@ def iaf(
         input_dim,
         transforms,
         "sample",
+        order=order,
+        adjacency=adjacency,
         hidden_dims=hidden_dims,
         context_dim=context_dim,
         activation=activation,

@@ -11,6 +11,7 @@ from torch.distributions.constraints import Constraint
 
 from pyro_nf._modes import in_mode
 from pyro_nf.distributions import Flow
+from pyro_nf.transforms._support.angles import remedy
 from pyro_nf.transforms._support.registered import tensors_in, unwrapped, with_tensors
 
 _BLOCK = 4096
@@ -52,8 +53,11 @@ def refuse_outside_support(
         where = _describe(support(slice(row, row + 1)), x[row : row + 1], row)
     raise ValueError(
         f"{owner} got {name} outside of the flow's support: {where} "
-        f"({int((~inside).sum())} such rows). Remove or mend these rows, or build the flow with "
-        "a support that contains them."
+        f"({int((~inside).sum())} such rows). "
+        + remedy(
+            support(slice(row, row + 1)),
+            "Remove or mend these rows, or build the flow with a support that contains them.",
+        )
     )
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pyro_nf.nn.block import BlockMLP
+from pyro_nf.nn.convex import ConvexMLP
+from pyro_nf.nn.lipschitz import LipschitzMLP
 from pyro_nf.nn.masked import MaskedMLP
 from pyro_nf.nn.mlp import MLP
 
-__all__ = ["MLP", "MaskedMLP"]
+__all__ = ["MLP", "BlockMLP", "ConvexMLP", "LipschitzMLP", "MaskedMLP"]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pyro_nf._checks import choice, hidden_sizes, non_negative_int, positive_int
 from pyro_nf.nn._activations import Activation, make_activations
+from pyro_nf.nn._features import Features, check_features, encode, features_per_input
 from pyro_nf.nn._linear import Linear, check_inputs
 
 Residual = Literal["none", "skip"]
@@ -37,10 +38,12 @@ class MLP(nn.Module):
             ``"leaky_relu"``, ``"sigmoid"``, an elementwise function, or an ``nn.Module`` (copied
             for each layer).
         residual: ``"skip"`` adds to each hidden layer the one before where their widths agree.
+        features: ``"values"`` reads x itself, ``"periodic"`` its cosine and sine, for angles.
         zero_init: whether the last layer starts at 0.
 
     Raises:
-        ValueError: if a size, the activation's name or ``residual`` is not one of those allowed.
+        ValueError: if a size, the activation's name, ``residual`` or ``features`` is not one of
+            those allowed.
         TypeError: if a size is no integer or the activation is none.
 
     References:
@@ -62,6 +65,7 @@ class MLP(nn.Module):
         context_dim: int = 0,
         activation: Activation = "relu",
         residual: Residual = "none",
+        features: Features = "values",
         zero_init: bool = True,
     ) -> None:
         super().__init__()
@@ -72,7 +76,8 @@ class MLP(nn.Module):
         self.residual: Residual = choice("MLP", "residual", residual, ("none", "skip"))
         self.skips = hidden_skips(self.hidden_dims, self.residual)
         self.activations = make_activations("MLP", activation, len(self.hidden_dims))
-        widths = (self.input_dim, *self.hidden_dims)
+        self.features = check_features("MLP", features)
+        widths = (features_per_input(features) * self.input_dim, *self.hidden_dims)
         self.hidden = nn.ModuleList(
             Linear(widths[i], widths[i + 1], context_dim=self.context_dim)
             for i in range(len(self.hidden_dims))
@@ -96,7 +101,7 @@ class MLP(nn.Module):
             Tensor of shape ``(output_dim, *batch)``, contiguous.
         """
         check_inputs("MLP", x, context, self.input_dim, self.context_dim)
-        return evaluate(self, x, context)
+        return evaluate(self, encode(self.features, x), context)
 
 
 def hidden_skips(hidden_dims: Sequence[int], residual: Residual) -> tuple[bool, ...]:

@@ -2,17 +2,24 @@
 
 from pyro_nf.transforms._contract.protocol import FlowTransform
 from pyro_nf.transforms._partition import coupling_mask
+from pyro_nf.transforms._pyro import *  # noqa: F403  (the names of pyro.distributions.transforms)
+from pyro_nf.transforms._pyro import __all__ as _pyro_names
 from pyro_nf.transforms.actnorm import ActNorm
 from pyro_nf.transforms.autoregressive import Autoregressive
 from pyro_nf.transforms.batchnorm import BatchNorm
+from pyro_nf.transforms.block_autoregressive import BlockAutoregressive
+from pyro_nf.transforms.channel import GeneralizedChannelPermute
 from pyro_nf.transforms.compose import Compose
+from pyro_nf.transforms.convex_potential import ConvexPotential
 from pyro_nf.transforms.coupling import Coupling
 from pyro_nf.transforms.elementwise import Elementwise
 from pyro_nf.transforms.householder import Householder
 from pyro_nf.transforms.inverse import Inverse
+from pyro_nf.transforms.joint import Joint
 from pyro_nf.transforms.lu import LULinear
 from pyro_nf.transforms.permutation import Permutation
 from pyro_nf.transforms.qr import QRLinear
+from pyro_nf.transforms.residual import InvertibleResidual, LogDetSeries
 from pyro_nf.transforms.rotation import Rotation
 from pyro_nf.transforms.scale import DiagonalScale
 from pyro_nf.transforms.standardize import Standardize
@@ -28,17 +35,23 @@ __all__ = [
     "ActNorm",
     "Autoregressive",
     "BatchNorm",
+    "BlockAutoregressive",
     "Compose",
     "ComposeTransform",
     "ComposeTransformModule",
     "ConditionalComposeTransformModule",
+    "ConvexPotential",
     "Coupling",
     "DiagonalScale",
     "Elementwise",
     "FlowTransform",
+    "GeneralizedChannelPermute",
     "Householder",
     "Inverse",
+    "InvertibleResidual",
+    "Joint",
     "LULinear",
+    "LogDetSeries",
     "Permutation",
     "QRLinear",
     "Rotation",
@@ -47,3 +60,4 @@ __all__ = [
     "TriangularAffine",
     "coupling_mask",
 ]
+__all__ += _pyro_names

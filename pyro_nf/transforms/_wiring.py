@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch.distributions import constraints
+
 from pyro_nf._checks import non_negative_int, positive_int
 from pyro_nf.bijections import ScalarBijection
 from pyro_nf.transforms._contract.protocol import FlowTransform
@@ -26,6 +28,8 @@ class Wiring(FlowTransform):
         self.bijection = _checked_bijection(owner, bijection)
         self.input_dim = positive_int(owner, "input_dim", input_dim)
         self.context_dim = non_negative_int(owner, "context_dim", context_dim)
+        if bijection.domain is not constraints.real:
+            self.domain = self.codomain = constraints.independent(bijection.domain, 1)
 
     @property
     def sign(self) -> int:

@@ -10,6 +10,8 @@ from torch import Tensor
 from pyro_nf._checks import choice
 from pyro_nf.bijections import ScalarBijection
 from pyro_nf.nn import MaskedMLP
+from pyro_nf.nn._adjacency import Adjacency
+from pyro_nf.nn._features import Features
 from pyro_nf.nn.mlp import Activation, Residual
 from pyro_nf.transforms._contract.features import features_first, features_last
 from pyro_nf.transforms._sweep.sweep import sweep
@@ -37,20 +39,29 @@ class Autoregressive(Wiring):
         fast: The fast direction, "log_prob" or "sample".
         hidden_dims: Widths of the masked network's hidden layers, any sizes.
         order: The order of the chain: ``order[i]`` is the dimension at position i. Natural by
-            default; kept with the state.
+            default, or one that follows the adjacency; kept with the state.
+        adjacency: Boolean matrix (D, D), a directed acyclic graph: entry (i, j) says whether the
+            parameters of dimension i may depend on dimension j. The diagonal is ignored. The
+            Jacobian dv/du of the fast direction is zero wherever the matrix is, its diagonal
+            apart; that of the slow direction wherever j is no ancestor of i. By default each
+            dimension may depend on all before it; kept with the state.
         context_dim: Size of the context c; 0 for none.
         activation: The network's activation: a name, a function or a module.
         residual: "skip" adds skip connections between its layers of equal width.
+        features: What the network reads of u: its "values", or, of angles, their "periodic"
+            cosine and sine.
 
     Raises:
         TypeError: If the bijection is no instance of one.
-        ValueError: If an option is unknown, a size out of range, or ``order`` no permutation.
+        ValueError: If an option is unknown, a size out of range, ``order`` no permutation, or the
+            adjacency has a cycle (which is printed) or disagrees with ``order``.
 
     References:
         - Masked autoregressive flow for density estimation (Papamakarios et al., 2017),
           arXiv:1705.07057.
         - Improving variational inference with inverse autoregressive flow (Kingma et al., 2016),
           arXiv:1606.04934.
+        - Graphical normalizing flows (Wehenkel & Louppe, 2020), arXiv:2006.02548.
 
     Example:
         >>> import torch
@@ -69,9 +80,11 @@ class Autoregressive(Wiring):
         fast: Literal["log_prob", "sample"],
         hidden_dims: Sequence[int] = (64, 64),
         order: Sequence[int] | Tensor | None = None,
+        adjacency: Adjacency | None = None,
         context_dim: int = 0,
         activation: Activation = "relu",
         residual: Residual = "none",
+        features: Features = "values",
     ) -> None:
         super().__init__(bijection, input_dim, context_dim)
         self.fast: Literal["log_prob", "sample"] = choice(
@@ -82,9 +95,11 @@ class Autoregressive(Wiring):
             bijection.param_count,
             hidden_dims,
             order=order,
+            adjacency=adjacency,
             context_dim=context_dim,
             activation=activation,
             residual=residual,
+            features=features,
         )
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

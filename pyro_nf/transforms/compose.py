@@ -7,15 +7,35 @@ from typing import Any, Literal, cast
 
 import torch
 from pyro.distributions.conditional import ConditionalTransform
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import ComposeTransform, Transform, constraints
 
 from pyro_nf.transforms._contract.features import sum_rightmost
-from pyro_nf.transforms._contract.protocol import FlowTransform
+from pyro_nf.transforms._contract.protocol import Bound, FlowTransform
 from pyro_nf.transforms.foreign import as_flow_transform
 
+# A subclass of PyroModule's own metaclass, so that PyroModule[Compose] still works.
+_PyroModuleType: Any = type(PyroModule)
 
-class Compose(FlowTransform):
+
+class _ChainType(_PyroModuleType):
+    """Makes every chain an instance of ``Compose``, which stands under torch's and Pyro's names.
+
+    Pyro's conditional chain makes one of Pyro's own, and a conditioned ``Compose`` is a view.
+    """
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        if super().__instancecheck__(instance):
+            return True
+        if cls is not Compose:
+            return False
+        if isinstance(instance, Bound):
+            instance = instance.layer
+        return isinstance(instance, ComposeTransform) or type.__instancecheck__(cls, instance)
+
+
+class Compose(FlowTransform, metaclass=_ChainType):
     """The chain ``y = parts[-1](… parts[0](x))``, base -> data.
 
     One pass over the parts gives the value and the log-determinant, in either direction. The

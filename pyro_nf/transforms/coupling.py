@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pyro_nf.bijections import ScalarBijection
 from pyro_nf.nn import MLP
+from pyro_nf.nn._features import Features
 from pyro_nf.nn.mlp import Activation, Residual
 from pyro_nf.transforms._contract.features import features_first, features_last
 from pyro_nf.transforms._partition import MaskKind, Partition, coupling_mask
@@ -33,6 +34,8 @@ class Coupling(Wiring):
         hidden_dims: Widths of the network's hidden layers.
         activation: Its activation: a name, a function or a module.
         residual: "skip" adds skip connections between its layers of equal width.
+        features: What the network reads of the kept features: "values", or, of angles, their
+            "periodic" cosine and sine.
 
     Raises:
         TypeError: If the bijection is no instance of one.
@@ -61,6 +64,7 @@ class Coupling(Wiring):
         hidden_dims: Sequence[int] = (64, 64),
         activation: Activation = "relu",
         residual: Residual = "none",
+        features: Features = "values",
     ) -> None:
         super().__init__(bijection, input_dim, context_dim)
         chosen = coupling_mask(input_dim, mask) if isinstance(mask, str) else mask
@@ -83,6 +87,7 @@ class Coupling(Wiring):
             context_dim=context_dim,
             activation=activation,
             residual=residual,
+            features=features,
         )
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -1,24 +1,30 @@
-"""Rotations by the matrix exponential."""
+"""Rotations by the matrix exponential or Cayley's map."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from typing import Any, Literal, final
 
-from pyro_nf.transforms._linear.affine_map import AffineMap
-from pyro_nf.transforms._linear.precision import widen
-from pyro_nf.transforms._linear.triangles import strict_count, strictly_lower
+from pyro_nf.bijections import Rotation as _Rotation
+from pyro_nf.transforms._joint import JointWiring
 
 
-class Rotation(AffineMap):
-    r"""A rotation, :math:`y = \exp(A - A^\top) x` with A strictly lower triangular.
+@final
+class Rotation(JointWiring):
+    r"""A rotation, :math:`y = Q x`, made from the skew matrix :math:`A - A^\top`.
 
-    Reaches every rotation with D(D−1)/2 parameters and no redundancy. Starts at the identity; the
-    log-determinant is 0 and the inverse the transpose. Either direction costs O(D²) a row, after
-    O(D³) once a pass for the exponential.
+    A is strictly lower triangular: D(D−1)/2 parameters, no redundancy. The exponential reaches
+    every rotation; Cayley's map costs less, and nears without reaching those that turn a plane by
+    180°. Starts at the identity; the log-determinant is 0 and the inverse the transpose. Either
+    direction costs O(D²) a row, after O(D³) once a pass (for each context, if there is one).
 
     Args:
         input_dim: Number of dimensions D.
+        method: "exponential" or "cayley".
+        **network: ``context_dim``, ``hidden_dims``, ``activation`` and ``residual``, as
+            :class:`~pyro_nf.transforms.Joint` takes them.
+
+    Raises:
+        ValueError: If ``method`` is neither.
 
     Example:
         >>> import torch
@@ -28,19 +34,11 @@ class Rotation(AffineMap):
         (torch.Size([5, 3]), torch.Size([5]))
     """
 
-    def __init__(self, input_dim: int) -> None:
-        super().__init__(input_dim)
-        self.lower = nn.Parameter(torch.zeros(strict_count(self.input_dim)))
-
-    def _map_columns(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        rotation = self._rotation()
-        return rotation @ x, rotation.new_zeros(())
-
-    def _unmap_columns(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        rotation = self._rotation()
-        return rotation.mT @ y, rotation.new_zeros(())
-
-    def _rotation(self) -> Tensor:
-        """The orthogonal matrix ``(D, D)``."""
-        lower = strictly_lower(widen(self.lower), self.input_dim)
-        return torch.linalg.matrix_exp(lower - lower.mT)
+    def __init__(
+        self,
+        input_dim: int,
+        *,
+        method: Literal["exponential", "cayley"] = "exponential",
+        **network: Any,
+    ) -> None:
+        super().__init__(_Rotation(method), input_dim, **network)

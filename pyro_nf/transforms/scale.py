@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from typing import Any, final
 
-from pyro_nf.transforms._linear.affine_map import AffineMap
-from pyro_nf.transforms._linear.precision import widen
+from pyro_nf.bijections import DiagonalScale as _Scale
+from pyro_nf.transforms._joint import JointWiring
 
 
-class DiagonalScale(AffineMap):
+@final
+class DiagonalScale(JointWiring):
     r"""A learned positive scale for each dimension, :math:`y_i = x_i e^{s_i}`.
 
     The last layer of NICE, whose couplings preserve volume. Starts at the identity. Either
@@ -17,6 +17,8 @@ class DiagonalScale(AffineMap):
 
     Args:
         input_dim: Number of dimensions D.
+        **network: ``context_dim``, ``hidden_dims``, ``activation`` and ``residual``, as
+            :class:`~pyro_nf.transforms.Joint` takes them.
 
     References:
         NICE: Non-linear Independent Components Estimation (Dinh et al., 2014), arXiv 1410.8516.
@@ -29,14 +31,5 @@ class DiagonalScale(AffineMap):
         (torch.Size([5, 3]), torch.Size([5]))
     """
 
-    def __init__(self, input_dim: int) -> None:
-        super().__init__(input_dim)
-        self.log_scale = nn.Parameter(torch.zeros(self.input_dim))
-
-    def _map_columns(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale = widen(self.log_scale)
-        return x * log_scale.exp()[:, None], log_scale.sum()
-
-    def _unmap_columns(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale = widen(self.log_scale)
-        return y * (-log_scale).exp()[:, None], -log_scale.sum()
+    def __init__(self, input_dim: int, **network: Any) -> None:
+        super().__init__(_Scale(), input_dim, **network)

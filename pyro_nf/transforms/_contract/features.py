@@ -25,6 +25,11 @@ def features_first(layer: FlowTransform, x: Tensor, context: Tensor | None, name
     check_tensor(type(layer).__name__, name, x)
     check_event(layer, x.shape, name)
     check_context(layer, context)
+    return to_front(layer, x, context, name)
+
+
+def to_front(layer: FlowTransform, x: Tensor, context: Tensor | None, name: str) -> Tensor:
+    """Brings the features of a checked input to the front; see :func:`features_first`."""
     if context is not None and context.shape[:-1] != x.shape[:-1]:
         x = x.expand(*_common_batch(layer, x, context, name), x.shape[-1])
     return x.movedim(-1, 0).contiguous()

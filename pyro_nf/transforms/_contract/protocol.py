@@ -238,12 +238,12 @@ class Bound(TwoPasses):
         return self
 
     def forward_shape(self, shape: torch.Size) -> torch.Size:
-        """The shape of y for x of this shape, broadcast with the context's batch."""
+        """The shape of y for x of this shape, broadcast with a context's batch of many rows."""
         out = self.layer._forward_shape(torch.Size(shape))
         return self._with_context_batch(out, self.layer.codomain.event_dim)
 
     def inverse_shape(self, shape: torch.Size) -> torch.Size:
-        """The shape of x for y of this shape, broadcast with the context's batch."""
+        """The shape of x for y of this shape, broadcast with a context's batch of many rows."""
         out = self.layer._inverse_shape(torch.Size(shape))
         return self._with_context_batch(out, self.layer.domain.event_dim)
 
@@ -251,7 +251,8 @@ class Bound(TwoPasses):
         return {**super().__getstate__(), "_inverse_view": None}
 
     def _with_context_batch(self, shape: torch.Size, event_dim: int) -> torch.Size:
-        if self.context is None:
+        # One row of context adds no batch, as in Pyro; FlowDistribution keeps a batch of one.
+        if self.context is None or self.context.shape[:-1].numel() == 1:
             return shape
         cut = len(shape) - event_dim
         return torch.broadcast_shapes(shape[:cut], self.context.shape[:-1]) + shape[cut:]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_nf._tracing import under_functorch
+from pyro_nf.nn._features import encode, encoding_slopes
 from pyro_nf.transforms._sweep.walk import Buffer, Growing, Plan, walk
 
 
@@ -94,7 +95,7 @@ def _reversed(
        last layer first.
     4. One matrix product gives the gradient of each layer's weight.
     """
-    inputs, slopes = [x], []
+    inputs, slopes = [encode(plan.features, x)], []
     for weight, shift, activation, skip in zip(
         weights[:-1], shifts[:-1], plan.activations, plan.skips, strict=True
     ):
@@ -106,13 +107,14 @@ def _reversed(
     with torch.enable_grad():
         y, params = y.detach().requires_grad_(), params.requires_grad_()
         leading = params.unflatten(0, (y.shape[0], -1)).transpose(0, 1)  # (P, D, N)
-        outputs = plan.bijection.inverse(y, leading)
+        outputs = plan.bijection.inverse_at(x, y, leading)
         x_by_y, x_by_params = _pull_back(outputs[0], (y, params), torch.ones_like(x_grad))
         y_grad, params_grad = _pull_back(outputs[1], (y, params), ladj_grad)
 
     x_grad, params_grad = x_grad.clone(), params_grad.clone()
     grads = [*map(torch.zeros_like, slopes), params_grad]
-    _reverse_walk(plan, weights, slopes, x_by_params, x_grad, grads)
+    read_slopes = encoding_slopes(inputs[0]) if plan.features == "periodic" else None
+    _reverse_walk(plan, weights, slopes, x_by_params, read_slopes, x_grad, grads)
 
     weight_grads = [grad @ source.t() for grad, source in zip(grads, inputs, strict=True)]
     return [torch.addcmul(y_grad, x_grad, x_by_y), *weight_grads, *grads]
@@ -123,6 +125,7 @@ def _reverse_walk(
     weights: Sequence[Tensor],
     slopes: Sequence[Tensor],
     x_by_params: Tensor,
+    read_slopes: Tensor | None,
     x_grad: Tensor,
     grads: Sequence[Tensor],
 ) -> None:
@@ -137,7 +140,11 @@ def _reverse_walk(
 
     for p in reversed(range(len(x_rows))):
         start = plan.blocks[0].stops[p]
-        x_rows[p].addmv_(grads[0][start:].t(), x_columns[p][start:])
+        if read_slopes is None:
+            x_rows[p].addmv_(grads[0][start:].t(), x_columns[p][start:])
+        else:
+            for column, slope in zip(x_columns[2 * p : 2 * p + 2], read_slopes[p], strict=True):
+                x_rows[p].addcmul_(grads[0][start:].t() @ column[start:], slope)
         grad_blocks[-1][p].addcmul_(param_blocks[p], x_rows[p])
         above = x_rows[p]  # the gradient of the units above, where a skip needs it
         for i in range(last, -1, -1):

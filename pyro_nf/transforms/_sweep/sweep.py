@@ -53,7 +53,7 @@ def sweep(
     blocks.append(Blocks.equal(network.input_dim, network.params_per_input))
     # Not the modules' calls: hooks would see fragments, and a call costs as much as a ReLU here.
     activations = tuple(module.forward for module in network.activations)
-    plan = Plan(bijection, activations, network.skips, tuple(blocks))
+    plan = Plan(bijection, activations, network.skips, tuple(blocks), network.features)
     needs_graph = torch.is_grad_enabled()
     if is_traced() or (needs_graph and _has_parameters(network)):
         x, ladj = walk(plan, rows, weights, shifts, Growing)
@@ -77,7 +77,8 @@ def _chain_values(
     weights[-1] = weights[-1].index_select(0, order).flatten(0, 1)  # (D * P, width)
     shifts[-1] = shifts[-1].unflatten(0, (params, dim)).transpose(0, 1)
     shifts[-1] = shifts[-1].index_select(0, order).flatten(0, 1)  # (D * P, *context_batch)
-    weights[0] = weights[0].index_select(1, order)
+    # The columns of an input's features stay together.
+    weights[0] = weights[0].unflatten(1, (dim, -1)).index_select(1, order).flatten(1, 2)
     return weights, [spread(shift, batch) for shift in shifts]
 
 

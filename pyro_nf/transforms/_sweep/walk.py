@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pyro_nf.bijections._base import ScalarBijection
+from pyro_nf.nn._features import Features, encode
 
 
 class Blocks:
@@ -45,6 +46,7 @@ class Plan:
     activations: tuple[Callable[[Tensor], Tensor], ...]
     skips: tuple[bool, ...]
     blocks: tuple[Blocks, ...]  # of the hidden layers, then of the output layer
+    features: Features = "values"  # what the first layer reads of each input
 
 
 class Growing:
@@ -97,9 +99,11 @@ def walk(
     weight_blocks = [b.split(w) for b, w in zip(plan.blocks, weights, strict=True)]
     shift_blocks = [b.split(s) for b, s in zip(plan.blocks, shifts, strict=True)]
     x, ladj = store(y, Blocks.equal(y.shape[0], 1)), []
+    periodic = plan.features == "periodic"
+    read = store(y, Blocks.equal(y.shape[0], 2)) if periodic else x
     units = [store(y, blocks) for blocks in plan.blocks[:-1]]
     for p, y_p in enumerate(y.unbind(0)):
-        source = x.prefix
+        source = read.prefix
         for i, activation in enumerate(plan.activations):
             size = plan.blocks[i].sizes[p]
             if size:
@@ -111,5 +115,7 @@ def walk(
         params = torch.addmm(shift_blocks[-1][p], weight, source)  # (P, N)
         x_p, ladj_p = plan.bijection.inverse(y_p, params)
         x.append(p, x_p.unsqueeze(0))
+        if periodic:
+            read.append(p, encode(plan.features, x_p.unsqueeze(0)))
         ladj.append(ladj_p)
     return x.prefix, torch.stack(ladj)

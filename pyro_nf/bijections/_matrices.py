@@ -1,4 +1,4 @@
-"""Strictly triangular matrices from their free entries."""
+"""Triangular matrices in batches: from their free entries, in products, in solves."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ def strict_count(size: int) -> int:
 
 
 def strictly_lower(entries: Tensor, size: int) -> Tensor:
-    """The matrix ``(size, size)`` with ``entries`` below its diagonal, row by row, else zero."""
+    """The matrices ``(*batch, size, size)`` with ``entries`` below the diagonal, row by row."""
     rows, columns = torch.tril_indices(size, size, offset=-1, device=entries.device)
-    return entries.new_zeros(size, size).index_put((rows, columns), entries)
+    batch = entries.shape[:-1]
+    index = (rows * size + columns).expand(entries.shape)
+    flat = entries.new_zeros(*batch, size * size).scatter(-1, index, entries)
+    return flat.reshape(*batch, size, size)
 
 
 def well_conditioned(matrix: Tensor) -> Tensor:
@@ -30,6 +33,18 @@ def well_conditioned(matrix: Tensor) -> Tensor:
     return matrix / math.sqrt(matrix.shape[-1])
 
 
+def softly_bounded(matrix: Tensor, bound: float) -> Tensor:
+    """The matrix times a factor that keeps the root mean square of its entries below ``bound``."""
+    return matrix * (1 + matrix.square().mean((-2, -1), keepdim=True) / bound**2).rsqrt()
+
+
+def add_product(base: Tensor, matrix: Tensor, columns: Tensor) -> Tensor:
+    """``base + matrix @ columns``, in one pass where there is no batch."""
+    if matrix.ndim == columns.ndim == base.ndim == 2:
+        return torch.addmm(base, matrix, columns)
+    return base + matrix @ columns
+
+
 def solve_columns(
     matrix: Tensor,
     columns: Tensor,
@@ -37,14 +52,14 @@ def solve_columns(
     side: Literal["lower", "upper"],
     diagonal: Literal["ones", "given"] = "ones",
 ) -> Tensor:
-    """Solves ``matrix @ z = columns`` for z ``(D, rows)``, contiguous like the columns.
+    """Solves ``matrix @ z = columns`` for z ``(*batch, D, points)``, laid out like the columns.
 
     Solved from the right on transposed views: the solver keeps columns contiguous, so from the
     left it would copy the columns and return the other memory order.
 
     Args:
-        matrix: Triangular, shape ``(D, D)``.
-        columns: Shape ``(D, rows)``.
+        matrix: Triangular, shape ``(*batch, D, D)``.
+        columns: Shape ``(*batch, D, points)``; the batches broadcast.
         side: Where the matrix has its entries.
         diagonal: "ones" takes a unit diagonal instead of the matrix's own.
     """

@@ -1,0 +1,92 @@
+"""Flows of invertible residual layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import nn
+
+from pyro_nf._checks import positive_int
+from pyro_nf.distributions import Flow
+from pyro_nf.flows._assemble import Support, assemble
+from pyro_nf.nn._contractive import Contractive
+from pyro_nf.nn._spectral import Norm
+from pyro_nf.transforms import ActNorm, FlowTransform
+from pyro_nf.transforms._residual.log_det import LogDet
+from pyro_nf.transforms._residual.options import LogDetSeries
+from pyro_nf.transforms.residual import InvertibleResidual
+
+
+def residual_flow(
+    input_dim: int,
+    *,
+    fast: Literal["log_prob", "sample"] = "log_prob",
+    transforms: int = 8,
+    hidden_dims: Sequence[int] = (64, 64),
+    lipschitz: float = 0.97,
+    context_dim: int = 0,
+    activation: Contractive = "concat_lipswish",
+    norm: Norm = "auto",
+    log_det: LogDet = "auto",
+    series: LogDetSeries | None = None,
+    base: nn.Module | None = None,
+    support: Support | None = None,
+) -> Flow:
+    r"""Creates a residual flow: layers v = u + g(u) whose networks g are contractions.
+
+    All dimensions interact in every layer; activation normalisations between the layers set the
+    scales. Cost: one pass in the fast direction, with an exact log-determinant up to 64
+    dimensions, D tangents through each network and O(D³) a row; a fixed point of 5 to 30 passes a
+    layer in the other. See :class:`~pyro_nf.transforms.InvertibleResidual` for the estimates
+    beyond, which are noisy in training.
+
+    Args:
+        input_dim: Number D of (unconstrained) dimensions.
+        fast: The direction in closed form: "log_prob" for densities of data, "sample" for guides.
+        transforms: Number of residual layers.
+        hidden_dims: Widths of each network's hidden layers.
+        lipschitz: The bound on the networks' Lipschitz constants, inside (0, 1). A layer
+            stretches between 1 - lipschitz and 1 + lipschitz times.
+        context_dim: Size of the context; 0 for an unconditional flow.
+        activation: "concat_lipswish", "lipswish", "tanh", "elu" or "softplus".
+        norm: How spectral norms are found (see :class:`~pyro_nf.nn.LipschitzMLP`).
+        log_det: "auto", "exact", "series" or "roulette".
+        series: The options of the estimates.
+        base: Base distribution as a module; standard normal by default.
+        support: A Pyro constraint, or one for each dimension, that the data obey.
+
+    Raises:
+        ValueError: If a size is out of range or an option unknown.
+
+    References:
+        - Invertible residual networks (Behrmann et al., 2019), arXiv:1811.00995.
+        - Residual flows for invertible generative modeling (Chen et al., 2019),
+          arXiv:1906.02735.
+
+    Example:
+        >>> import torch
+        >>> from pyro_nf import flows
+        >>> flow = flows.residual_flow(3, transforms=2, hidden_dims=(16,), context_dim=2)
+        >>> d = flow(torch.zeros(5, 2))
+        >>> d.sample().shape, d.log_prob(torch.zeros(3)).shape
+        (torch.Size([5, 3]), torch.Size([5]))
+    """
+    layers: list[FlowTransform] = []
+    for i in range(positive_int("residual_flow", "transforms", transforms)):
+        if i:
+            layers.append(ActNorm(input_dim))
+        layers.append(
+            InvertibleResidual(
+                input_dim,
+                fast=fast,
+                hidden_dims=hidden_dims,
+                lipschitz=lipschitz,
+                context_dim=context_dim,
+                activation=activation,
+                norm=norm,
+                log_det=log_det,
+                series=series,
+            )
+        )
+    return assemble(input_dim, layers, base, support)

@@ -1,0 +1,1 @@
+"""The slow direction of a block autoregressive layer and its gradient."""

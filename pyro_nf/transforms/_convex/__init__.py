@@ -1,0 +1,1 @@
+"""Parts of the convex potential layer: linear solves, log-determinants, the minimisation."""

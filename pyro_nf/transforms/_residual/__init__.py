@@ -1,0 +1,1 @@
+"""What invertible residual layers are made of: log-determinants, fixed points, gradients."""
