@@ -35,13 +35,13 @@ CASES = [
 
 # Public names that are no layers or flows; each has tests of its own.
 COVERED_ELSEWHERE = {
-    "AutoregressivePrior": "test_structure.py",
+    "AutoregressivePrior": "test_sequence.py",
     "ConvergenceError": "test_root.py",
     "DiagonalNormal": "test_bases.py",
     "Flow": "test_flow_distribution.py",
     "FlowDistribution": "test_flow_distribution.py",
     "FlowMixture": "test_structure.py",
-    "FlowSequence": "test_structure.py",
+    "FlowSequence": "test_sequence.py",
     "FlowTransform": "abstract",
     "GaussianMixture": "test_bases.py",
     "LogDetSeries": "test_residual.py",

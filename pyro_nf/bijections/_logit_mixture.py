@@ -42,13 +42,16 @@ def centers(count: int, like: Tensor, reach: float = 4.0) -> Tensor:
 
 
 class _Terms(NamedTuple):
-    """The units' shares of three sums, each adding up to 1, and the result."""
+    """The result, and three sums over units: their terms up to a factor, and what they add to."""
 
-    below: Tensor  # of P, (..., K, n)
-    above: Tensor  # of Q
-    steep: Tensor  # of the slope's numerator
     y: Tensor  # (..., n)
     ladj: Tensor
+    below: Tensor  # of P, (..., K, n)
+    below_sum: Tensor  # (..., n)
+    above: Tensor  # of Q
+    above_sum: Tensor
+    steep: Tensor  # of the slope's numerator
+    steep_sum: Tensor
 
 
 def logit_mixture(u: Tensor, log_rate: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,29 +95,22 @@ def mix_affine_units(
 def _evaluate(log_on: Tensor, log_off: Tensor, log_rate: Tensor, logits: Tensor) -> _Terms:
     """Mixes units of log σ(u) = ``log_on`` and log σ(-u) = ``log_off``."""
     log_below, log_above = logits + log_on, logits + log_off
-    top_below = log_below.detach().amax(-2, keepdim=True)
-    top_above = log_above.detach().amax(-2, keepdim=True)
-    log_below, log_above = log_below - top_below, log_above - top_above
-    below, log_p = _shares(log_below)
-    above, log_q = _shares(log_above)
-    steep, log_sum = _shares_of_any_size(log_below + log_above - logits + log_rate)
-    p, q = log_p + top_below[..., 0, :], log_q + top_above[..., 0, :]
+    log_below, top_below = _below_zero(log_below)
+    log_above, top_above = _below_zero(log_above)
+    log_steep, top_steep = _below_zero(log_below + log_above - logits + log_rate)
+    below, above, steep = log_below.exp(), log_above.exp(), log_steep.exp()
+    sums = below.sum(-2), above.sum(-2), steep.sum(-2)
+    log_p, log_q, log_slope = (part.log() for part in sums)
+    p, q = log_p + top_below, log_q + top_above
     # The weights' normaliser, Σ exp(logits) = exp(p) + exp(q).
-    ladj = log_sum - log_p - log_q + torch.logaddexp(p, q)
-    return _Terms(below, above, steep, p - q, ladj)
+    ladj = log_slope + top_steep - log_p - log_q + torch.logaddexp(p, q)
+    return _Terms(p - q, ladj, below, sums[0], above, sums[1], steep, sums[2])
 
 
-def _shares(logs: Tensor) -> tuple[Tensor, Tensor]:
-    """The softmax over units of logarithms whose largest is 0, and the logarithm of their sum."""
-    parts = logs.exp()
-    total = parts.sum(-2, keepdim=True)
-    return parts / total, total.log()[..., 0, :]
-
-
-def _shares_of_any_size(logs: Tensor) -> tuple[Tensor, Tensor]:
-    top = logs.detach().amax(-2, keepdim=True)
-    shares, log_sum = _shares(logs - top)
-    return shares, log_sum + top[..., 0, :]
+def _below_zero(logs: Tensor) -> tuple[Tensor, Tensor]:
+    """Subtracts the largest over the units, and returns it: it cancels, so it is a constant."""
+    top = logs.detach().amax(-2)
+    return logs - top.unsqueeze(-2), top
 
 
 class AffineUnits(torch.autograd.Function):
@@ -127,52 +123,45 @@ class AffineUnits(torch.autograd.Function):
         """Returns y and log dy/dx, then what backward reads."""
         u = torch.addcmul(shift, slope, x)
         log_on = F.logsigmoid(u)
-        terms = _evaluate(log_on, log_on - u, slope.log(), logits)
-        return terms.y, terms.ladj, u, terms.below, terms.above, terms.steep
+        return *_evaluate(log_on, log_on - u, slope.log(), logits), u
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Keeps the inputs for a second derivative, and all terms for the first."""
         ctx.mark_non_differentiable(*output[2:])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs, output[0].detach(), *output[2:])
+        y = output[0].detach()
+        ctx.save_for_backward(*inputs, y, *output[2:])
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor, ...]:
         """Returns the gradients of x, slope, shift and logits."""
-        x, slope, shift, logits, y, *terms = ctx.saved_tensors
+        x, slope, shift, logits, y, *sums, u = ctx.saved_tensors
         g_y, g_ladj = (torch.zeros_like(y) if g is None else g for g in upstream[:2])
+        terms = _Terms(y, y, *sums)  # the gradient does not read ladj
         if torch.is_grad_enabled():
             # The saved terms are constants to autograd: a second derivative starts at the inputs.
             u = torch.addcmul(shift, slope, x)
-            *terms, y, _ = _evaluate(F.logsigmoid(u), F.logsigmoid(-u), slope.log(), logits)
-            terms = [u, *terms]
-        return _gradient(x, slope, *terms, y, g_y, g_ladj)
+            terms = _evaluate(F.logsigmoid(u), F.logsigmoid(-u), slope.log(), logits)
+        g_slope, g_shift, g_logits = _gradient(x, slope, u, terms, g_y, g_ladj)
+        return (g_shift * slope).sum(-2), g_slope, g_shift, g_logits
 
 
 def _gradient(
-    x: Tensor,
-    slope: Tensor,
-    u: Tensor,
-    below: Tensor,
-    above: Tensor,
-    steep: Tensor,
-    y: Tensor,
-    g_y: Tensor,
-    g_ladj: Tensor,
-) -> tuple[Tensor, ...]:
-    """Creates the gradients of x, slope, shift and logits.
+    x: Tensor, slope: Tensor, u: Tensor, terms: _Terms, g_y: Tensor, g_ladj: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Creates the gradients of slope, shift and logits.
 
-    With the shares r, t and d (below, above, steep), the derivatives by u of log P, log Q and the
-    slope's logarithm are r σ(-u), -t σ(u) and d (1 - 2 σ(u)); those by the logits are r, t and d.
-    That of the normaliser by the logits is P r + Q t.
+    With the units' shares r, t and d of the sums below, above and steep, the derivatives by u of
+    log P, log Q and the slope's logarithm are r σ(-u), -t σ(u) and d (1 - 2 σ(u)); those by the
+    logits are r, t and d. That of the normaliser by the logits is P r + Q t.
     """
-    bend = steep * g_ladj
-    low = torch.addcmul(bend, below, g_y - g_ladj)
-    high = torch.addcmul(-bend, above, g_y + g_ladj)
+    y, _, below, below_sum, above, above_sum, steep, steep_sum = terms
+    bend = steep * (g_ladj / steep_sum)
+    low = torch.addcmul(bend, below, (g_y - g_ladj) / below_sum)
+    high = torch.addcmul(-bend, above, (g_y + g_ladj) / above_sum)
     # Not 1 - σ(u): on a plateau dy/dx = Σ (r σ(-u) + t σ(u)) a is a sum of tiny positive terms.
     g_u = torch.addcmul(low * torch.sigmoid(-u), high, torch.sigmoid(u))
-    g_logits = torch.addcmul(low - high - bend, below, g_ladj * torch.sigmoid(y))
-    g_logits = torch.addcmul(g_logits, above, g_ladj * torch.sigmoid(-y))
-    g_slope = torch.addcdiv(g_u * x, bend, slope)
-    return (g_u * slope).sum(-2), g_slope, g_u, g_logits
+    g_logits = torch.addcmul(low - high - bend, below, g_ladj * torch.sigmoid(y) / below_sum)
+    g_logits = torch.addcmul(g_logits, above, g_ladj * torch.sigmoid(-y) / above_sum)
+    return torch.addcdiv(g_u * x, bend, slope), g_u, g_logits

@@ -31,7 +31,7 @@ def bnaf(
 ) -> Flow:
     """Creates a block neural autoregressive flow: networks that are the maps themselves.
 
-    Cost, with ``fast="log_prob"``: one pass for ``log_prob``; D scalar roots a layer, some twenty
+    Cost, with ``fast="log_prob"``: one pass for ``log_prob``; D scalar roots a layer, some 25
     passes of time, for ``sample``. The other way round with ``fast="sample"``.
 
     Warning:

@@ -75,7 +75,7 @@ def planar(
 def radial(
     input_dim: int,
     *,
-    transforms: int = 32,
+    transforms: int = 48,
     fast: Fast = "log_prob",
     hidden_dims: Sequence[int] = (64, 64),
     context_dim: int = 0,
@@ -87,7 +87,8 @@ def radial(
     """Creates a radial flow: layers that contract or expand around one centre each.
 
     Cost: O(D) a layer in either direction, both closed form. A layer does little: expect to need
-    many, and other flows in more than a few dimensions.
+    many, and other flows in more than a few dimensions. The parameters have far to go: train with
+    larger steps than other flows, ``fit_density(..., learning_rate=1e-2)``.
 
     Args:
         input_dim: Number D of (unconstrained) dimensions.

@@ -34,9 +34,9 @@ class BlockAutoregressive(FlowTransform):
     ``"log_prob"`` reads the data, u = y. The two are each other's inverse. A fresh layer is near
     the identity, within some 0.3, on standardised data.
 
-    Cost: one pass of the network in the fast direction. The slow one finds D scalar roots in turn;
-    a search evaluates its own block alone, so all of them cost about ten passes, their gradient,
-    which is exact, about as much again.
+    Cost: one pass of the network in the fast direction. The slow one finds D scalar roots in turn,
+    each in 6 to 16 evaluations of its own block alone: some 25 passes of time for 43 dimensions
+    and 1024 rows, more for few rows. Its gradient is exact and costs a few passes more.
 
     Warning:
         ``residual=None`` with any activation but "LeakyReLU" has a bounded range (that is Pyro's
