@@ -1,4 +1,4 @@
-"""A strongly convex potential, its gradient and its Hessian in closed form, columns as rows.
+"""A strongly convex potential, its gradient and its Hessian in closed form, column by column.
 
 Everything is plain arithmetic on matrices ``(features, N)`` with one row of the batch in each
 column: it compiles, maps and differentiates again, without a call of autograd inside.
@@ -127,11 +127,6 @@ class Hessian(NamedTuple):
             for start, stop in zip(ends, (*ends[1:], len(parts)), strict=True)
         )
         return Hessian(parts[0], weights, mixers, slopes, bends)
-
-
-def potential(values: ConvexValues, x: Tensor) -> Tensor:
-    """Evaluates F at the columns of x ``(D, N)``; shape ``(N,)``."""
-    return potential_at(values, x, activations(values, x))
 
 
 def activations(values: ConvexValues, x: Tensor) -> list[Tensor]:
