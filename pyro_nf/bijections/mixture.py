@@ -39,8 +39,8 @@ class LogisticMixture(NumericallyInverted):
     stay equal in training, and the map is near the identity (8 components: within 0.1 on [-3, 3]).
     Sums run in log space: values and log-derivatives keep their digits in float32 at any x.
 
-    Cost: forward one evaluation of K sigmoids, with the gradient in closed form. The inverse is a
-    numerical root, some 5 to 12 evaluations, with exact derivatives.
+    Cost: forward one evaluation of K sigmoids. The inverse is a numerical root, some 5 to 12
+    evaluations, with exact derivatives.
 
     Args:
         components: Number K of logistics.

@@ -48,8 +48,8 @@ class DeepSigmoidal(NumericallyInverted):
     Sums run in log space, so that values and log-derivatives keep their digits in float32 at any
     x, where the textbook formula saturates beyond about ±16.
 
-    Cost: forward one evaluation of K units, with the gradient in closed form. The inverse is a
-    numerical root, some 5 to 12 evaluations, with exact derivatives.
+    Cost: forward one evaluation of K units. The inverse is a numerical root, some 5 to 12
+    evaluations, with exact derivatives.
 
     Args:
         units: Number K of units.

@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_nf._checks import positive_float, positive_int
 from pyro_nf.bijections._elements import flat_elements
+from pyro_nf.bijections._quadrature import Rule, gauss_legendre
 from pyro_nf.bijections._root import NumericallyInverted, Root, invert
-
-_Quadrature = tuple[tuple[float, float], ...]
-"""Pairs of node and weight."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ class SumOfSquares(NumericallyInverted):
     min_slope: float = 1e-3
     root: Root = Root()
     # Made once: a compiler does not follow a cache.
-    _quadrature: _Quadrature = field(default=(), init=False, repr=False, compare=False)
+    _rule: Rule = field(default=Rule((), ()), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Checks the options."""
@@ -86,7 +83,7 @@ class SumOfSquares(NumericallyInverted):
                 f"SumOfSquares got min_slope={self.min_slope}, which excludes the identity. "
                 "Pass min_slope below 1."
             )
-        object.__setattr__(self, "_quadrature", _gauss_legendre(self.degree + 1))
+        object.__setattr__(self, "_rule", gauss_legendre(self.degree + 1))
 
     @property
     def param_count(self) -> int:
@@ -96,10 +93,10 @@ class SumOfSquares(NumericallyInverted):
     def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Maps ``x`` of shape S with parameters (param_count, *S); returns y and log|dy/dx|."""
         flat, raw, dtype = flat_elements(self, x, params)
-        points = torch.stack([flat, *(node * flat for node, _ in self._quadrature)])
+        points = torch.stack([flat, *(node * flat for node in self._rule.nodes)])
         slope, *others = self._slope(points, raw[1:]).unbind(0)  # (n,) each
         mean = torch.zeros_like(slope)
-        for (_, weight), other in zip(self._quadrature, others, strict=True):
+        for weight, other in zip(self._rule.weights, others, strict=True):
             mean = torch.add(mean, other, alpha=weight)
         y = torch.addcmul(raw[0], flat, mean)
         return y.view(x.shape).to(dtype), slope.log().view(x.shape).to(dtype)
@@ -136,9 +133,3 @@ class SumOfSquares(NumericallyInverted):
 def _log_cosh_asinh(y: Tensor) -> Tensor:
     """Minus the log-derivative of arsinh; no square of y, which may overflow."""
     return torch.hypot(y, y.new_ones(())).log()
-
-
-def _gauss_legendre(count: int) -> _Quadrature:
-    """The nodes and weights of the quadrature on [0, 1]."""
-    nodes, weights = np.polynomial.legendre.leggauss(count)
-    return tuple(zip(((nodes + 1) / 2).tolist(), (weights / 2).tolist(), strict=True))

@@ -193,8 +193,8 @@ def _with_batch(base: Distribution, event_dim: int, batch: torch.Size) -> Distri
 def _last_layer(transform: FlowTransform | Bound) -> str:
     """The name of the layer nearest to the data."""
     layer: Any = transform.layer if isinstance(transform, Bound) else transform
-    while len(parts := getattr(layer, "parts", ())):
-        layer = parts[-1]
+    while getattr(layer, "parts", None):
+        layer = layer.parts[-1]
     return type(layer).__name__
 
 
