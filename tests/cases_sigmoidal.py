@@ -80,7 +80,7 @@ _FLOW_FACTORIES = {
     "naf": ("naf", partial(flows.naf, units=3, transforms=1, **SMOOTH)),
     "naf-ddsf": (
         "naf",
-        partial(flows.naf, transformer="ddsf", units=2, transforms=1, **SMOOTH),
+        partial(flows.naf, transformer="ddsf", fast="sample", units=2, transforms=1, **SMOOTH),
     ),
     "flow_plus_plus": (
         "flow_plus_plus",
@@ -99,7 +99,7 @@ _FLOWS = [
         size,
         c,
         fresh_is_identity=False,
-        compiles="inverse",
+        compiles="forward" if label == "naf-ddsf" else "inverse",
         largest_scale=1.0,  # as above: two layers drive their units apart
     )
     for label, (public, make) in _FLOW_FACTORIES.items()

@@ -26,9 +26,10 @@ from pyro_nf.transforms import (
 )
 
 NAMES = pytest.mark.parametrize("name", ["nice", "realnvp", "maf", "iaf", "nsf"])
+EVERY = pytest.mark.parametrize("name", flows.__all__)
 
 
-@NAMES
+@EVERY
 def test_shapes_without_context(name: str) -> None:
     flow = getattr(flows, name)(3)
     d = flow()
@@ -42,7 +43,7 @@ def test_shapes_without_context(name: str) -> None:
     assert d.expand((6,)).log_prob(torch.zeros(6, 3)).shape == (6,)
 
 
-@NAMES
+@EVERY
 def test_shapes_with_context(name: str) -> None:
     flow = getattr(flows, name)(3, context_dim=2)
     d = flow(torch.randn(7, 2))
@@ -67,7 +68,7 @@ def test_context_errors() -> None:
         flows.maf(3, context_dim=2)(torch.zeros(5, 2)).log_prob(torch.zeros(4, 3))
 
 
-@NAMES
+@EVERY
 def test_bad_sizes_and_options(name: str) -> None:
     make = getattr(flows, name)
     with pytest.raises(ValueError, match="got input_dim=0"):

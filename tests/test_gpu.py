@@ -34,7 +34,7 @@ def test_accelerator_agrees_with_the_cpu(case: Case) -> None:
     torch.testing.assert_close(back[0], x, rtol=1e-7, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["nice", "realnvp", "maf", "iaf", "nsf"])
+@pytest.mark.parametrize("name", sorted(set(flows.__all__) - {"circular_nsf"}))
 def test_fit_on_an_accelerator(name: str) -> None:
     flow = getattr(flows, name)(3)
     x = torch.randn(2000, 3) @ torch.randn(3, 3)
