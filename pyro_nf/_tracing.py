@@ -1,8 +1,10 @@
-"""Whether tensors are being traced rather than computed: the one place that asks torch for it."""
+"""Whether tensors are traced rather than computed: the one place that asks torch for it."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.autograd import forward_ad
 
 
@@ -23,3 +25,14 @@ def is_traced() -> bool:
     forward mode differentiate plain operations themselves.
     """
     return is_compiled_or_mapped() or torch.jit.is_tracing() or forward_ad._current_level >= 0
+
+
+def host_can_read(tensor: Tensor) -> bool:
+    """Whether the host may look at a tensor's values: a search may then stop early, and raise.
+
+    Not on an accelerator, where it would wait; nor in a compiled or recorded program or under
+    ``vmap``, where one course must serve all values.
+    """
+    if tensor.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    return all(level.key() != TransformType.Vmap for level in get_interpreter_stack() or ())

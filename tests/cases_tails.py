@@ -26,8 +26,9 @@ _BIJECTIONS = [
     # leave no row of the slow direction that float64 can invert at 3·N(0, 1).
     *wired("sinh-arcsinh", B.SinhArcsinh(max_tailweight=2.0)),
     # A threshold that the tests' inputs cross.
-    *wired("soft-log", B.SoftLog(threshold=0.6), fresh_is_identity=False),
-    *wired("tail-transform", B.TailTransform(), fresh_is_identity=False),
+    # Its inverse grows exponentially: e^100 is beyond float32, and so are such tails.
+    *wired("soft-log", B.SoftLog(threshold=0.6), fresh_is_identity=False, far=False),
+    *wired("tail-transform", B.TailTransform(), fresh_is_identity=False, far=False),
     *_found_by_a_search(wired("umnn", B.UnconstrainedMonotonic(units=4))),
     *wired(
         "chain",

@@ -69,7 +69,11 @@ def test_second_derivatives(case: Case) -> None:
             return out.sin().sum() + ladj
 
         hessian = torch.autograd.functional.hessian(scalar, row)
-        gradient = torch.func.grad(scalar)
+
+        def gradient(v: Tensor, scalar=scalar) -> Tensor:
+            v = v.detach().requires_grad_()
+            return torch.autograd.grad(scalar(v), v)[0]
+
         direction = torch.linspace(-1, 1, row.numel(), dtype=row.dtype).reshape(row.shape)
         step = 1e-6
         difference = (gradient(row + step * direction) - gradient(row - step * direction)) / (

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_nf._checks import positive_float, positive_int
-from pyro_nf._tracing import is_traced
+from pyro_nf._tracing import host_can_read, is_traced
 from pyro_nf.bijections._base import ScalarBijection
 from pyro_nf.bijections._elements import flat_elements
 
@@ -30,8 +30,8 @@ class Root:
     Args:
         iterations: The largest number of evaluations of the forward map. On a CPU the search
             stops as soon as all is found (6 to 12 evaluations are typical) and goes on for the
-            unfinished elements alone; elsewhere, and under ``torch.func``, it always takes them
-            all, so that the host never waits.
+            unfinished elements alone; elsewhere, and under ``vmap``, it always takes them all,
+            so that the host never waits.
         tolerance: An element is found when its next step is below ``tolerance * (1 + |x|)``, or
             its residual below ``tolerance * |y| / 4``. None is 4 machine epsilons.
 
@@ -88,7 +88,7 @@ def invert(
 
     Raises:
         ConvergenceError: If an element is not found within the budget. Where no exception can be
-            raised (``torch.func``, an accelerator's queue), the element is NaN.
+            raised (``vmap``, an accelerator's queue), the element is NaN.
     """
     x = solve(function, y.detach(), params.detach(), root, owner)
     x = implicit(function, x, y, params)
@@ -157,7 +157,7 @@ def solve(function: Increasing, y: Tensor, params: Tensor, root: Root, owner: st
     start = torch.where(hopeless, 0, y)
     crept = torch.zeros_like(hopeless)
     search = _Search(start, -infinite, infinite, 1 + start.abs(), infinite, crept, hopeless)
-    if is_traced() or y.device.type != "cpu":
+    if not host_can_read(y):
         # Without values, on the meta device, one step shows every operation.
         for _ in range(1 if y.is_meta else root.iterations):
             search = _advance(function, search, y, params, tolerance)

@@ -40,7 +40,7 @@ class ConvexValues(NamedTuple):
     def detach(self) -> ConvexValues:
         """The same numbers without a graph."""
         detached = [tuple(part.detach() for part in parts) for parts in self[:3]]
-        return ConvexValues(*detached, *(part.detach() for part in self[3:]))
+        return ConvexValues._make((*detached, *(part.detach() for part in self[3:])))
 
     def columns(self, index: Tensor) -> ConvexValues:
         """The numbers of some columns."""

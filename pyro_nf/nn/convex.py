@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -143,7 +143,7 @@ class ConvexMLP(nn.Module):
         Reads the parameters, each once: attributes may be sampled anew at every access. Half
         precision becomes float32: a Hessian's factorisation needs it.
         """
-        layers = [layer.values() for layer in self.layers]
+        layers = [cast("ConvexLayer", layer).values() for layer in self.layers]
         biases = [layer.bias for layer in layers]
         mixers = [_widen(layer.mixer) for layer in layers if layer.mixer is not None]
         raw = torch.cat([*biases, self.output, self.tilt, self.strength.reshape(1)])[:, None]

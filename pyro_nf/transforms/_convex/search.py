@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from pyro_nf._tracing import is_traced
+from pyro_nf._tracing import host_can_read, is_traced
 from pyro_nf.bijections import ConvergenceError
 from pyro_nf.nn._convex import ConvexValues, activations, gradient_at, potential_at
 
@@ -71,13 +71,14 @@ class Search(NamedTuple):
     def columns(self, index: Tensor) -> Search:
         """The state of some columns."""
         parts = (part.index_select(-1, index) for part in self[:-1])
-        return Search(*parts, tuple(part.index_select(-1, index) for part in self.memory))
+        memory = tuple(part.index_select(-1, index) for part in self.memory)
+        return Search._make((*parts, memory))
 
     def merged(self, index: Tensor, part: Search) -> Search:
         """The whole state, with some columns from ``part``."""
         pairs = zip(self[:-1], part[:-1], strict=True)
         whole = (a.index_copy(-1, index, b) for a, b in pairs)
-        return Search(*whole, self.memory)  # a column that left needs its memory no more
+        return Search._make((*whole, self.memory))  # a column that left needs its memory no more
 
 
 class Method(Protocol):
@@ -123,7 +124,7 @@ def minimise(
 
     Raises:
         ConvergenceError: If a column is not found within the budget. Where no exception can be
-            raised (``torch.func``, an accelerator's queue), the column is NaN.
+            raised (``vmap``, an accelerator's queue), the column is NaN.
     """
     at = evaluate(values, target, torch.zeros_like(target))
     hopeless = ~(at.gradient.isfinite().all(0) & at.value.isfinite())
@@ -131,7 +132,7 @@ def minimise(
     search = Search(
         at.x, at.value, at.gradient, move.direction, move.step, hopeless | move.enough, move.memory
     )
-    if is_traced() or target.device.type != "cpu":
+    if not host_can_read(target):
         # Meta tensors have shapes alone: one evaluation says all.
         for _ in range(1 if target.is_meta else iterations):
             search = _advance(values, target, method, search)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_nf._tracing import is_traced
+from pyro_nf._tracing import host_can_read
 from pyro_nf.nn._convex import Hessian
 
 Solver = Callable[[Tensor], Tensor]
@@ -75,7 +75,7 @@ class ConstantSolve(torch.autograd.Function):
 def conjugate_gradients(hessian: Hessian, columns: Tensor) -> Tensor:
     """Solves ``H z = columns`` for z ``(D, N)``, to ten roundings of the residual.
 
-    On a CPU it stops when all columns are done; elsewhere, and under ``torch.func``, it takes its
+    On a CPU it stops when all columns are done; elsewhere, and under ``vmap``, it takes its
     whole budget, so that the host never waits. Exact arithmetic would need D steps.
 
     Args:
@@ -85,11 +85,12 @@ def conjugate_gradients(hessian: Hessian, columns: Tensor) -> Tensor:
     Returns:
         Shape ``(D, N)``; NaN in the columns that are not finite.
     """
-    may_stop = not is_traced() and columns.device.type == "cpu"
+    may_stop = host_can_read(columns)
     solution, residual, direction = torch.zeros_like(columns), columns, columns
     square = (residual * residual).sum(0)
     enough = (10 * torch.finfo(columns.dtype).eps) ** 2 * square
-    for _ in range(min(3 * columns.shape[0] + 20, 500)):
+    budget = 1 if columns.is_meta else min(3 * columns.shape[0] + 20, 500)
+    for _ in range(budget):
         active = square > enough
         if may_stop and not bool(active.any()):
             break

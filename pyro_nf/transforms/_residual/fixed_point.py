@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_nf._tracing import is_traced
+from pyro_nf._tracing import host_can_read, is_traced
 from pyro_nf.bijections import ConvergenceError, Root
 from pyro_nf.transforms._residual.function import Columns
 
@@ -63,7 +63,7 @@ def solve(g: Columns, v: Tensor, root: Root, owner: str) -> Tensor:
 
     Raises:
         ConvergenceError: If the residual of a column, in units of 1 + |u|, stays above the square
-            root of the machine epsilon. Where no exception can be raised (``torch.func``, an
+            root of the machine epsilon. Where no exception can be raised (``vmap``, an
             accelerator's queue), the column is NaN.
 
     References:
@@ -75,7 +75,7 @@ def solve(g: Columns, v: Tensor, root: Root, owner: str) -> Tensor:
     tolerance = root.tolerance or 4 * torch.finfo(v.dtype).eps
     search = _start(g, v)
     hopeless = search.done
-    stops_early = v.device.type == "cpu" and not is_traced()
+    stops_early = host_can_read(v)
     rounds = 1 if v.is_meta else root.iterations - 1  # meta tensors have shapes alone
     for count in range(rounds):
         search = _advance(g, search, v, tolerance, count)

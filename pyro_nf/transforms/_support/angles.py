@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
@@ -21,6 +22,9 @@ def remedy(support: Constraint, otherwise: str) -> str:
 def _is_torus(support: Constraint) -> bool:
     """Whether every number is an angle in [-π, π]."""
     constraint: Any = unwrapped(support)[0]
-    return type(constraint) is type(constraints.interval(0, 1)) and (
-        (constraint.lower_bound, constraint.upper_bound) == (-math.pi, math.pi)
+    if type(constraint) is not type(constraints.interval(0, 1)):
+        return False
+    bounds = constraint.lower_bound, constraint.upper_bound
+    return bool(torch.as_tensor(bounds[0] == -math.pi).all()) and bool(
+        torch.as_tensor(bounds[1] == math.pi).all()
     )
