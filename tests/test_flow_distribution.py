@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 
@@ -77,8 +78,9 @@ def test_bad_sizes_and_options(name: str) -> None:
         make(3, transforms=-1)
     with pytest.raises(TypeError, match="got input_dim=2.5"):
         make(2.5)
-    with pytest.raises(ValueError, match="Pass one of"):
-        make(3, activation="rleu")
+    if "activation" in inspect.signature(make).parameters:
+        with pytest.raises(ValueError, match="Pass one of"):
+            make(3, activation="rleu")
     with pytest.raises(ValueError, match=r"got a value of shape \(5, 4\)"):
         make(3)().log_prob(torch.zeros(5, 4))
     with pytest.raises(ValueError, match="got context_dim=-1"):

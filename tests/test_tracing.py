@@ -83,8 +83,8 @@ def test_second_derivatives(case: Case) -> None:
         torch.testing.assert_close(flat, difference.reshape(-1), rtol=1e-5, atol=1e-6)
 
 
-# The compiler is slow, so twins of one code are left out: a context, one dimension, further wirings
-# of a bijection, named flows of such layers, and Pyro's names for them.
+# The compiler is slow, so twins of one code are left out: a context, one dimension, further
+# wirings of a bijection, named flows of such layers, and Pyro's names for them.
 _WIRED = ("coupling", "maf", "iaf")
 _ALL_WIRINGS = ("affine", "rq", "circular", "deep_sigmoidal")
 _ALONE = ("flow-nsf-3d", "flow-bnaf-3d", "pyro-affine_autoregressive-given", "pyro-permute")
