@@ -80,7 +80,7 @@ def test_bad_sizes_and_options(name: str) -> None:
         make(2.5)
     if "activation" in inspect.signature(make).parameters:
         with pytest.raises(ValueError, match="Pass one of"):
-            make(3, activation="rleu")
+            make(3, context_dim=2, activation="rleu")
     with pytest.raises(ValueError, match=r"got a value of shape \(5, 4\)"):
         make(3)().log_prob(torch.zeros(5, 4))
     with pytest.raises(ValueError, match="got context_dim=-1"):
