@@ -21,7 +21,16 @@ from torch import nn
 from benchmarks._machine import describe
 from pyro_nf import bijections as B  # noqa: N812
 from pyro_nf.bijections import ScalarBijection
-from pyro_nf.transforms import Autoregressive, Coupling, Elementwise, FlowTransform
+from pyro_nf.transforms import (
+    Autoregressive,
+    BlockAutoregressive,
+    ConvexPotential,
+    Coupling,
+    Elementwise,
+    FlowTransform,
+    InvertibleResidual,
+    Joint,
+)
 
 SIZE, BATCH = 43, 1024
 HIDDEN = {"hidden_dims": (128, 128)}
@@ -38,12 +47,21 @@ BIJECTIONS: dict[str, ScalarBijection] = {
     "deep dense sigmoidal": B.DeepDenseSigmoidal(units=4),
     "logistic mixture": B.LogisticMixture(),
     "normal mixture": B.GaussianMixtureProbit(),
+    "sum of squares": B.SumOfSquares(),
+    "Bernstein": B.Bernstein(),
+    "integral": B.UnconstrainedMonotonic(),
 }
 # Other layers that invert numerically, by name.
 LAYERS: dict[str, Callable[[], FlowTransform]] = {
     f"{wiring}, {name}": partial(make, f)
     for name, f in BIJECTIONS.items()
     for wiring, make in WIRINGS.items()
+} | {
+    "planar": lambda: Joint(B.Planar(), SIZE),
+    "sylvester, 16 units": lambda: Joint(B.Sylvester(units=16), SIZE),
+    "block autoregressive": lambda: BlockAutoregressive(SIZE, [8, 8]),
+    "residual": lambda: InvertibleResidual(SIZE, fast="sample", **HIDDEN),
+    "convex potential": lambda: ConvexPotential(SIZE, fast="sample", **HIDDEN),
 }
 
 

@@ -49,7 +49,18 @@ def negative_float(owner: str, name: str, value: Any) -> float:
     return float(value)
 
 
-def choice(owner: str, name: str, value: Any, options: Sequence[str]) -> Any:
+def finite_float(owner: str, name: str, value: Any) -> float:
+    """Returns ``value`` as a float if it is a finite number, else raises."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(
+            f"{owner} got {name}={value!r} of type {type(value).__name__}. Pass a number."
+        )
+    if not math.isfinite(value):
+        raise ValueError(f"{owner} got {name}={value}. Pass a finite number.")
+    return float(value)
+
+
+def choice(owner: str, name: str, value: Any, options: Sequence[Any]) -> Any:
     """Returns ``value`` if it is one of ``options``, else raises."""
     if value not in options:
         known = ", ".join(repr(option) for option in options)

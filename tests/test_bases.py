@@ -268,3 +268,10 @@ def test_mixture_draws_without_gradients():
 def test_bad_arguments_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("kind", [DiagonalNormal, StudentT])
+@pytest.mark.parametrize("parameters", ["fixed", "learned"])
+def test_repr_shows_what_the_constructor_takes(kind, parameters):
+    shown = f"{kind.__name__}(input_dim=2, parameters='{parameters}')"
+    assert repr(kind(2, parameters=parameters)) == shown

@@ -9,10 +9,12 @@ import torch
 from bijection_cases import random_inputs
 from case import SMOOTH, perturb
 from torch.autograd import grad
+from torch.distributions import SigmoidTransform
 
 from pyro_nf import bijections as B
 from pyro_nf import flows, infer
 from pyro_nf import transforms as T
+from pyro_nf.distributions import DiagonalNormal, Flow, UniformBox
 from pyro_nf.nn import MLP, MaskedMLP
 from pyro_nf.transforms._sweep.sweep import sweep
 
@@ -58,6 +60,14 @@ def test_log_derivative_is_autograds(spline, direction):
     x = angles(300).requires_grad_()
     y, ladj = getattr(spline, direction)(x, params)
     torch.testing.assert_close(ladj.exp(), grad(y.sum(), x)[0])
+
+
+def test_rounding_leads_to_no_angle_outside_of_the_circle():
+    just_below = torch.linspace(-1e-15, 0, 50, dtype=torch.float64) - math.pi
+    spline = SPLINES["fixed"]
+    y, _ = spline.forward(just_below, torch.zeros(spline.param_count, 50).double())
+    assert (y >= -math.pi).all()
+    assert (y < math.pi).all()
 
 
 @each_direction
@@ -249,3 +259,22 @@ def test_bad_flow_options_are_refused():
         flows.circular_nsf(3, wiring="coupling", order=[0, 1, 2])
     with pytest.raises(ValueError, match="circular_nsf got transforms=0"):
         flows.circular_nsf(3, transforms=0)
+
+
+class OnCircles(torch.nn.Module):
+    """Von Mises's distribution, whose support torch calls the real line."""
+
+    def forward(self, context=None):
+        return torch.distributions.Independent(
+            torch.distributions.VonMises(torch.zeros(2), torch.ones(2)), 1
+        )
+
+
+def test_base_off_the_torus_is_refused():
+    with pytest.raises(ValueError, match=r"DiagonalNormal base .*Real.* transform of .*Interval"):
+        flows.circular_nsf(2, base=DiagonalNormal(2))
+    with pytest.raises(ValueError, match=r"UniformBox base .*6\.2832"):
+        flows.circular_nsf(2, base=UniformBox(2, 0.0, 2 * math.pi))
+    flows.circular_nsf(2, base=UniformBox(2, -math.pi, math.pi).bfloat16())
+    flows.circular_nsf(2, base=OnCircles())
+    Flow(UniformBox(2), [SigmoidTransform().inv, T.LULinear(2)])

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_nf import flows
-from pyro_nf.bijections import Affine
+from pyro_nf.bijections import Affine, Rotation
 from pyro_nf.distributions import DiagonalNormal, Flow, FlowDistribution
 from pyro_nf.transforms import (
     ActNorm,
     Autoregressive,
     Compose,
     Coupling,
+    Elementwise,
     FlowTransform,
     LULinear,
     ToSupport,
@@ -282,6 +283,8 @@ def test_wrong_types_are_refused(name: str) -> None:
         make(2, base=dist.Normal(torch.zeros(2), 1.0).to_event(1))
     with pytest.raises(ValueError, match="input_dim=3 and a transform with input_dim=2"):
         make(2, base=DiagonalNormal(3))
+    with pytest.raises(TypeError, match="base of type Linear. Pass a module whose call"):
+        make(2, base=nn.Linear(2, 2))
 
 
 def test_data_outside_of_the_support_do_not_initialize() -> None:
@@ -293,6 +296,8 @@ def test_wirings_refuse_what_is_no_bijection() -> None:
     for bijection in (Affine, "affine", None):
         with pytest.raises(TypeError, match="Pass an instance"):
             Coupling(bijection, 3)
+    with pytest.raises(TypeError, match=r"whole vectors. Pass it to pyro_nf.transforms.Joint"):
+        Elementwise(Rotation(), 3)
     with pytest.raises(TypeError, match="mask=None"):
         Coupling(Affine(), 3, mask=None)
     with pytest.raises(TypeError, match="order=5"):
@@ -319,9 +324,15 @@ def test_chains_refuse_parts_that_do_not_fit() -> None:
             [1.0, -2.0],
             r"got \[1, -2\], outside of .*GreaterThan.*of ToSupport",
         ),
+        (flows.nsf(2), [[0.0, 1.0], [1.0, -math.inf]], r"got \[1, -inf\] at \[1\].*of ActNorm"),
     ],
-    ids=["nan", "negative"],
+    ids=["nan", "negative", "infinite"],
 )
 def test_values_outside_name_layer_and_domain(flow, value, message) -> None:
     with pytest.raises(ValueError, match=message):
         flow().log_prob(torch.tensor(value))
+
+
+def test_repr_shows_shapes_and_transform() -> None:
+    d = flows.maf(3, context_dim=2)(torch.zeros(7, 2))
+    assert repr(d) == "FlowDistribution(batch_shape=(7,), event_shape=(3,), transform=Compose)"

@@ -110,6 +110,15 @@ def test_top_singular_value_and_its_derivatives(shape: tuple[int, int]) -> None:
     assert torch.autograd.gradgradcheck(top_singular_value, weight)
 
 
+@pytest.mark.parametrize("size", [1e-38, 1e-20, 1e20, 1e37])
+def test_norms_of_any_size(size: float) -> None:
+    weight = (size * torch.randn(3, 4)).requires_grad_()
+    want = torch.linalg.matrix_norm(weight.double(), 2).float()
+    torch.testing.assert_close(top_singular_value(weight), want, rtol=1e-5, atol=0)
+    limited = SpectralLimit((3, 4), 0.9, "svd")(weight)
+    assert torch.autograd.grad(limited.sum(), weight)[0].isfinite().all()
+
+
 @pytest.mark.parametrize("weight", [torch.zeros(3, 4), torch.eye(4)], ids=["zero", "identity"])
 def test_equal_singular_values_have_finite_derivatives(weight: Tensor) -> None:
     limit = SpectralLimit((4, 4), 0.9, "svd")

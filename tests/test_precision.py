@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import CASES, Case, build
+from cases import CASES, Case, build, inputs
 from torch import Tensor
 
 EPS = torch.finfo(torch.float32).eps
@@ -51,3 +51,18 @@ def test_float32_agrees_with_float64_far_out(case: Case) -> None:
         ]
     error = (ladj - ladj64).abs() / (1 + ladj64.abs())
     assert (error - rounding * slope.norm(dim=-1)).max() <= 1e-4
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_autocast_costs_the_networks_digits_alone(case: Case) -> None:
+    """Networks compute in half precision; searches, factorisations and what is returned do not."""
+    layer = build(case, scale=0.3, dtype=torch.float32)
+    x, context = inputs(case, dtype=torch.float32)
+    want = layer.forward_and_ladj(x, context)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, ladj = layer.forward_and_ladj(x, context)
+        back, back_ladj = layer.inverse_and_ladj(y, context)
+    assert {t.dtype for t in (y, ladj, back, back_ladj)} == {torch.float32}
+    for got, expected in zip((y, ladj, back, back_ladj), (*want, x, -want[1]), strict=True):
+        assert got.isfinite().all()
+        torch.testing.assert_close(got, expected, rtol=0.1, atol=0.1)

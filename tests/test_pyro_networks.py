@@ -88,6 +88,33 @@ def test_affine_layers_over_a_given_network_differ_by_the_soft_clip_alone() -> N
     agree(*pair, torch.randn(30, 3, 2), 1e-10)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0])
+def test_spectral_normalization_is_twice_differentiable_at_ties(
+    scale: float, dtype: torch.dtype
+) -> None:
+    layer = T.MatrixExponential(3, normalization="spectral").to(dtype)
+    x, weight = torch.randn(5, 3).to(dtype), scale * torch.eye(3, dtype=dtype)
+
+    def total(weight: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, {"weight": weight}, (x,)).square().sum()
+
+    hessian = torch.autograd.functional.hessian(total, weight)
+    assert hessian.isfinite().all()
+    assert hessian.abs().max() > 0
+
+
+def test_spectral_normalization_takes_a_matrix_for_each_context() -> None:
+    layer = T.ConditionalMatrixExponential(3, GivenDense(2, [9]), normalization="spectral")
+    perturb(layer)
+    x, c = torch.randn(5, 3), torch.randn(5, 2)
+    y, ladj = layer.forward_and_ladj(x, c)
+    for i in range(5):
+        one, one_ladj = layer.forward_and_ladj(x[i], c[i])
+        torch.testing.assert_close(y[i], one)
+        torch.testing.assert_close(ladj[i], one_ladj)
+
+
 @pytest.mark.parametrize("activation", ["ELU", "LeakyReLU", "sigmoid", "tanh"])
 def test_neural_units_of_every_activation_invert(activation: str) -> None:
     arn = AutoRegressiveNN(3, [20], param_dims=[8, 8, 8])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -308,8 +309,8 @@ def test_own_draws_score_alike_reused_or_not(case: Case) -> None:
     layer = build(case, scale=0.3)
     _, context = inputs(case)
     size = case.input_dim
-    # Base draws must lie in the layer's domain, which a circle bounds.
-    base = DiagonalNormal(size) if case.far else UniformBox(size, -1.0, 1.0)
+    # The base must have the layer's domain, which a circle bounds, for its support.
+    base = DiagonalNormal(size) if case.far else UniformBox(size, -math.pi, math.pi)
     flow = Flow(base.double(), layer)
     d = flow(context)
     draw = d.rsample((2,))

@@ -8,14 +8,19 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from case import perturb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from pyro_nf import bijections as B
+from pyro_nf.bijections import _root
 from pyro_nf.bijections._elements import flat_elements
 from pyro_nf.bijections._root import NumericallyInverted, Root, implicit, invert, solve
+from pyro_nf.transforms import ConvexPotential
+from pyro_nf.transforms._convex import search
+from pyro_nf.transforms._residual import fixed_point
 
 torch.set_num_threads(1)
 
@@ -201,6 +206,25 @@ def test_a_budget_too_small_is_an_error_with_fact_and_remedy() -> None:
         _Cubic(root=Root(iterations=2)).inverse(y, params)
     mapped = torch.vmap(_Cubic(root=Root(iterations=2)).inverse, in_dims=(0, 1))
     assert mapped(y, params)[0].isnan().any()
+
+
+def test_where_the_host_cannot_read_what_is_not_found_is_no_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on an accelerator, whose queue a failed assertion would end for good."""
+    for module in (_root, fixed_point, search):
+        monkeypatch.setattr(module, "host_can_read", lambda tensor: False)
+    budget = Root(iterations=2)
+    y = torch.tensor([[0.0, 50.0], [0.0, 50.0]], dtype=torch.float64)
+    found = [
+        solve(HARD["cube"], y[0], NONE.double(), budget, "cube"),
+        fixed_point.solve(lambda u: 0.9 * u.sin(), y, budget, "sine")[0],
+    ]
+    for x in found:
+        assert x.isnan().tolist() == [False, True]
+    layer = ConvexPotential(2, fast="sample", root=budget).double()
+    perturb(layer, 1.0)
+    assert layer.inverse_and_ladj(10 * y)[0].isnan().any()
 
 
 def test_a_value_out_of_range_is_an_error() -> None:

@@ -148,5 +148,10 @@ def test_bad_sequences_are_refused():
         prior()().log_prob(torch.zeros(5, 2))
     with pytest.raises(ValueError, match="got no context"):
         prior(context_dim=3)()
+    with pytest.raises(ValueError, match=r"got \[inf, .*, \.\.\.\].*codomain of ActNorm"):
+        prior()().log_prob(torch.full((4, 2), torch.inf))
+    with pytest.raises(ValueError, match=r"context \[nan, nan, nan\], which is not finite"):
+        prior(context_dim=3)(torch.full((3,), torch.nan))
+    assert repr(prior()()) == "FlowSequence(batch_shape=(), event_shape=(4, 2), transform=Compose)"
     with pytest.raises(TypeError, match=r"float32.*float64"):
         prior()().log_prob(torch.zeros(4, 2, dtype=torch.float64))

@@ -16,6 +16,7 @@ from pyro_nf import flows, transforms
 from pyro_nf.bijections import _root
 from pyro_nf.bijections._logit_mixture import mix_affine_units
 from pyro_nf.bijections._normal_logit import logit_ndtr, ndtri_of_logit
+from pyro_nf.bijections._rectified_mixture import leaky_mixture
 
 torch.set_num_threads(1)
 
@@ -176,6 +177,30 @@ def test_normal_quantile_of_a_logit(logit: float) -> None:
         value = exact(mpmath.mpf(z.item()))
     assert float(value) == pytest.approx(logit, rel=1e-13, abs=1e-14)
     torch.testing.assert_close(logit_ndtr(z)[0].item(), logit, rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("z", [-1e3, -50.0, 3.0, 12.0, 200.0, 1e5])
+def test_the_normal_logits_derivatives_far_out(z: float) -> None:
+    """Those of log f', which tend to 1/z and -1/z²."""
+    for dtype, tolerance in ((torch.float64, 1e-13), (torch.float32, 1e-5)):
+        at = torch.tensor(z, dtype=dtype, requires_grad=True)
+        (first,) = grad(logit_ndtr(at)[1], at, create_graph=True)
+        (second,) = grad(first, at)
+        with mpmath.workdps(60):
+            v = mpmath.mpf(z)
+            pdf, above, below = mpmath.npdf(v), mpmath.erfc(v / mpmath.sqrt(2)) / 2, mpmath.ncdf(v)
+            down, up = pdf / above, pdf / below  # the hazards, whose h' is h² - v h and -h² - v h
+            want = [-v - up + down, -1 + up * up + v * up + down * down - v * down]
+        assert first.item() == pytest.approx(float(want[0]), rel=tolerance)
+        assert second.item() == pytest.approx(float(want[1]), rel=100 * tolerance)
+
+
+def test_leaky_units_are_as_exact_as_the_dtype() -> None:
+    """One unit below its kink is the identity of slopes 0.01 and 100."""
+    u = torch.tensor([[-3.0]], dtype=torch.float64)
+    y, ladj = leaky_mixture(u, torch.ones_like(u), torch.zeros_like(u))
+    torch.testing.assert_close(y, u[0], rtol=1e-15, atol=0)
+    torch.testing.assert_close(ladj, torch.zeros_like(ladj), rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,7 @@ from torch.distributions import constraints
 from torch.func import functional_call
 
 from pyro_nf import flows, infer
-from pyro_nf.distributions import (
-    AutoregressivePrior,
-    MixtureOfFlows,
-)
+from pyro_nf.distributions import AutoregressivePrior, FlowMixture, MixtureOfFlows
 from pyro_nf.transforms import TriangularAffine
 
 torch.set_num_threads(1)
@@ -246,6 +243,41 @@ def test_bad_mixtures_are_refused():
         mixture().initialize(torch.zeros(4, 3))
     with pytest.raises(ValueError, match="NaN or infinite"):
         mixture().initialize(torch.full((4, 2), torch.nan))
+
+
+def test_mixture_of_other_supports_is_refused():
+    angles = constraints.interval(-math.pi, math.pi)
+    one, same = flows.circular_nsf(2), flows.maf(2, support=angles)
+    columns = [constraints.interval(-math.pi, math.pi)] * 2
+    MixtureOfFlows([one, same, flows.maf(2, support=columns)])
+    with pytest.raises(ValueError, match=r"GreaterThan\(lower_bound=0.0\).*and .*Real"):
+        MixtureOfFlows([flows.maf(2, support=constraints.positive), flows.maf(2)])
+    with pytest.raises(ValueError, match=r"upper_bound=2.*same support"):
+        MixtureOfFlows([same, flows.maf(2, support=constraints.interval(-math.pi, 2))])
+    with pytest.raises(TypeError, match=r"type Flow. Pass a list"):
+        MixtureOfFlows(flows.maf(2))
+
+
+def test_weights_of_no_mixture_are_refused():
+    d = flows.maf(2)()
+    with pytest.raises(ValueError, match="no components"):
+        FlowMixture([], torch.zeros(0))
+    with pytest.raises(ValueError, match=r"2 components and log_weights of shape \(3,\)"):
+        FlowMixture([d, d], torch.zeros(3).log_softmax(0))
+    with pytest.raises(ValueError, match=r"sum to 2.*log_softmax"):
+        FlowMixture([d, d], torch.zeros(2))
+    assert repr(FlowMixture([d, d], torch.full((2,), 0.5).log(), validate_args=True)) == (
+        "FlowMixture(batch_shape=(), event_shape=(2,), components=2)"
+    )
+
+
+@pytest.mark.parametrize("weights", ["learned", "context"])
+def test_mixture_draws_nothing_and_of_no_contexts(weights):
+    made = mixture((3, 0), weights=weights)
+    assert made(torch.zeros(4, 3)).sample((0,)).shape == (0, 4, 2)
+    none = made(torch.zeros(0, 3))
+    assert none.sample((5,)).shape == (5, 0, 2)
+    assert none.log_prob(torch.zeros(0, 2)).shape == (0,)
 
 
 def test_mixture_keeps_a_common_support():

@@ -125,6 +125,8 @@ def test_bad_options_are_refused():
         UnconstrainedMonotonic(units=0)
     with pytest.raises(ValueError, match="nodes=-3"):
         UnconstrainedMonotonic(nodes=-3)
+    with pytest.raises(ValueError, match="nodes=15, too few .* Pass at least 16"):
+        UnconstrainedMonotonic(nodes=15)
     with pytest.raises(ValueError, match="bound=0"):
         flows.umnn(2, bound=0)
     with pytest.raises(TypeError, match="nodes=1.5"):

@@ -136,6 +136,11 @@ def test_sylvester_keeps_the_complement_of_its_columns(form: str) -> None:
     torch.testing.assert_close(change @ basis @ basis.mT, change)
 
 
+def test_sylvester_keeps_its_columns_where_they_depend_on_each_other() -> None:
+    basis = B.Sylvester()._basis(draws(3, 2), {"basis": torch.eye(3, 2).double() * draws(2) * 0})
+    torch.testing.assert_close(basis.mT @ basis, torch.eye(2).double())
+
+
 def test_radial_is_the_papers_map() -> None:
     layer = joint("radial", 3)
     center = layer.origin.detach()

@@ -51,7 +51,7 @@ def leaky_mixture(u: Tensor, slope: Tensor, logits: Tensor) -> tuple[Tensor, Ten
         y and log dy/dx, both ``(n,)``.
     """
     weight = logits.softmax(0)
-    leak = torch.where(u > 0, 1.0, LEAK) + 0 * u  # NaN where u is not finite
+    leak = torch.where(u > 0, torch.ones_like(u), LEAK) + 0 * u  # NaN where u is not finite
     mean = (weight * leak * u).sum(0)
     log_slope = (weight * leak * slope).sum(0).log()
     y = torch.where(mean > 0, mean, mean / LEAK)

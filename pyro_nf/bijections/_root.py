@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,6 +47,15 @@ class Root:
         positive_int("Root", "iterations", self.iterations)
         if self.tolerance is not None:
             positive_float("Root", "tolerance", self.tolerance)
+
+
+def check_root(owner: str, root: Any) -> Root:
+    """Returns ``root`` if it is a :class:`Root`, else raises."""
+    if isinstance(root, Root):
+        return root
+    raise TypeError(
+        f"{owner} got root={root!r}. Pass pyro_nf.bijections.Root(iterations=...), say."
+    )
 
 
 class NumericallyInverted(ScalarBijection):
@@ -127,6 +136,9 @@ def implicit(function: Increasing, x: Tensor, y: Tensor, params: Tensor) -> Tens
     return x
 
 
+_BARE = 8  # Newton steps before a bracket is kept
+
+
 class _Search(NamedTuple):
     """The state of a search, all ``(n,)``: a point, its bracket, the next blind step.
 
@@ -147,27 +159,70 @@ class _Search(NamedTuple):
 def solve(function: Increasing, y: Tensor, params: Tensor, root: Root, owner: str) -> Tensor:
     """Solves ``function(x, params) = y`` for x ``(n,)``, without a graph.
 
-    Newton steps from x = y that must stay inside the bracket and quarter the residual; else a step
+    A few bare Newton steps from x = y, where the host can see whom they serve; for the others
+    Newton steps that must stay inside a bracket and quarter the residual; else a step
     just past the root that Newton's step expects, if that is near; else the bracket is halved, or,
     while it is open, extended by steps that grow ever faster.
     """
     tolerance = root.tolerance or 4 * torch.finfo(y.dtype).eps
     hopeless = ~(y.isfinite() & params.isfinite().all(0))
-    infinite = torch.full_like(y, torch.inf)
     start = torch.where(hopeless, 0, y)
-    crept = torch.zeros_like(hopeless)
-    search = _Search(start, -infinite, infinite, 1 + start.abs(), infinite, crept, hopeless)
     if not host_can_read(y):
+        search = _begin(start, hopeless)
         # Without values, on the meta device, one step shows every operation.
         for _ in range(1 if y.is_meta else root.iterations):
             search = _advance(function, search, y, params, tolerance)
-        if not is_traced():
-            torch._assert_async(search.done.all(), f"{owner} found no inverse. {_REMEDY}")
-    else:
-        search = _narrowing(function, search, y, params, root.iterations, tolerance)
+        return torch.where(hopeless | ~search.done, torch.nan, search.x)
+    bare = min(_BARE, root.iterations // 2)
+    x, found = _newton(function, start, hopeless, y, params, tolerance, bare)
+    left = (~found).nonzero().squeeze(1)
+    if len(left):
+        search = _begin(start[left], torch.zeros_like(left, dtype=torch.bool))
+        search = _narrowing(
+            function, search, y[left], params[:, left], root.iterations - bare, tolerance
+        )
         if not bool(search.done.all()):
-            raise ConvergenceError(_message(owner, search, root))
-    return torch.where(hopeless | ~search.done, torch.nan, search.x)
+            raise ConvergenceError(_message(owner, search, len(y), root))
+        x = x.index_copy(0, left, search.x)
+    return torch.where(hopeless, torch.nan, x)
+
+
+def _begin(start: Tensor, done: Tensor) -> _Search:
+    infinite = torch.full_like(start, torch.inf)
+    crept = torch.zeros_like(done)
+    return _Search(start, -infinite, infinite, 1 + start.abs(), infinite, crept, done)
+
+
+def _newton(
+    function: Increasing,
+    start: Tensor,
+    found: Tensor,
+    y: Tensor,
+    params: Tensor,
+    tolerance: float,
+    steps: int,
+) -> tuple[Tensor, Tensor]:
+    """A few Newton steps without a bracket, all that most elements need: x, and where it is found.
+
+    In small batches the time goes into the number of operations, and these steps have a fifth of
+    the bracketed ones'. A tiny step counts only beside a small residual: where a map is so steep
+    that it is not, the bracket decides. Steps that are small and shrink no more are rounding's.
+    """
+    x, reach, before = start, 1 + start.abs(), torch.full_like(start, torch.inf)
+    for count in range(steps):
+        value, log_slope = function(x, params)
+        residual = value - y
+        step = (residual * torch.exp(-log_slope)).clamp(-reach, reach)
+        size = residual.abs()
+        met = size <= tolerance * y.abs()
+        length, unit = step.abs(), tolerance * (1 + x.abs())
+        still = (length <= unit) | ((length <= 16 * unit) & (size > 0.5 * before))
+        still &= size <= math.sqrt(tolerance) * (1 + y.abs())
+        x = torch.where(found | met, x, x - step)
+        found, before = found | met | still, size
+        if count > 1 and bool(found.all()):
+            break
+    return x, found
 
 
 def _advance(
@@ -253,10 +308,10 @@ def _merged(whole: _Search, active: Tensor | None, part: _Search) -> _Search:
 _REMEDY = "Pass root=Root(iterations=...) with a larger budget, or compute in float64."
 
 
-def _message(owner: str, search: _Search, root: Root) -> str:
+def _message(owner: str, search: _Search, total: int, root: Root) -> str:
     left = ~search.done
     return (
-        f"{owner} found no inverse for {int(left.sum())} of {left.numel()} values within "
+        f"{owner} found no inverse for {int(left.sum())} of {total} values within "
         f"{root.iterations} evaluations: the largest residual is "
         f"{float(search.residual[left].abs().max()):.3g}. {_REMEDY}"
     )

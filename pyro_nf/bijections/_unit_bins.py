@@ -50,8 +50,12 @@ def sizes_from(raw: Tensor, least: float) -> Tensor:
 
 
 def knots_from(sizes: Tensor) -> Tensor:
-    """Creates the knots ``(bins + 1, n)`` from 0 to the sum of the sizes."""
-    return torch.cat([torch.zeros_like(sizes[:1]), sizes.cumsum(0)])
+    """Creates the knots ``(bins + 1, n)`` from 0 to 1, the sum of the sizes.
+
+    The last is 1 itself: the rounding of the sum would lose the end of the box.
+    """
+    first = torch.zeros_like(sizes[:1])
+    return torch.cat([first, sizes[:-1].cumsum(0), torch.ones_like(first)])
 
 
 def bin_of(value: Tensor, knots: Tensor) -> Tensor:
@@ -65,6 +69,17 @@ def bin_of(value: Tensor, knots: Tensor) -> Tensor:
 def pick(rows: Tensor, index: Tensor) -> Tensor:
     """Selects one row for each element: ``(rows, n)`` by ``(n,)`` to ``(n,)``."""
     return rows.gather(0, index.unsqueeze(0)).squeeze(0)
+
+
+def share_of(value: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Computes how much of the way between two knots lies behind a value, in [0, 1].
+
+    It is read off the knots and not off the bin's size, from which they differ by their rounding:
+    so it is 0 at the left knot and 1 at the right.
+    """
+    # Very small bins may have merged knots, with a value on both.
+    least = torch.finfo(value.dtype).eps ** 2
+    return ((value - left) / (right - left).clamp(min=least)).clamp(0, 1)
 
 
 def on_box(
@@ -90,6 +105,7 @@ def on_box(
     flat, raw, dtype = flat_elements(bijection, value, params)
     clamped = flat.clamp(-bound, bound)
     image, ladj = unit_map(clamped / (2 * bound) + 0.5, raw)
-    inside = flat == clamped
-    result = torch.where(inside, (image - 0.5) * (2 * bound), flat)
-    return result.view(value.shape).to(dtype), (ladj * inside).view(value.shape).to(dtype)
+    outside = flat.abs() > bound  # NaN is not
+    result = torch.where(outside, flat, (image - 0.5) * (2 * bound))
+    ladj = torch.where(outside, 0, ladj)
+    return result.view(value.shape).to(dtype), ladj.view(value.shape).to(dtype)

@@ -105,13 +105,13 @@ class Affine(ScalarBijection):
     def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Maps ``x`` to ``x exp(s) + b`` with log-derivative ``s``."""
         check_params(self, x, params)
-        log_scale = self._log_scale(params[1])
+        log_scale = self._log_scale(_widened(params[1], x))
         return x * log_scale.exp() + params[0], log_scale
 
     def inverse(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Maps ``y`` to ``(y - b) exp(-s)`` with log-derivative ``-s``."""
         check_params(self, y, params)
-        log_scale = self._log_scale(params[1])
+        log_scale = self._log_scale(_widened(params[1], y))
         return (y - params[0]) * torch.exp(-log_scale), -log_scale
 
     def _log_scale(self, raw: Tensor) -> Tensor:
@@ -175,16 +175,21 @@ class GatedAffine(ScalarBijection):
     def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Maps ``x`` to ``σ x + (1 - σ) m`` with log-derivative ``log σ``."""
         check_params(self, x, params)
-        logit = self._logit(params[1])
+        logit = self._logit(_widened(params[1], x))
         y = torch.sigmoid(logit) * x + torch.sigmoid(-logit) * params[0]
         return y, F.logsigmoid(logit)
 
     def inverse(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Maps ``y`` to ``y + (y - m)(1 - σ)/σ`` with log-derivative ``-log σ``."""
         check_params(self, y, params)
-        logit = self._logit(params[1])
+        logit = self._logit(_widened(params[1], y))
         # (1 - σ)/σ = exp(-logit): no difference of near numbers, no quotient by a tiny σ.
         return y + (y - params[0]) * torch.exp(-logit), -F.logsigmoid(logit)
 
     def _logit(self, raw: Tensor) -> Tensor:
         return (raw + self.bias).clamp(min=_LEAST_LOGIT)
+
+
+def _widened(raw: Tensor, value: Tensor) -> Tensor:
+    """A raw parameter in no less precision than the value: autocast's networks make half."""
+    return raw.to(torch.promote_types(raw.dtype, value.dtype))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_nf._checks import positive_float, positive_int
 from pyro_nf.bijections._elements import flat_elements
-from pyro_nf.bijections._root import NumericallyInverted, Root
+from pyro_nf.bijections._root import NumericallyInverted, Root, check_root
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class Bernstein(NumericallyInverted):
 
     def __post_init__(self) -> None:
         """Checks the options."""
+        check_root("Bernstein", self.root)
         positive_int("Bernstein", "degree", self.degree)
         positive_float("Bernstein", "bound", self.bound)
         positive_float("Bernstein", "min_slope", self.min_slope)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +29,7 @@ class Chain(ScalarBijection):
         parts: The bijections, base -> data; at least one.
 
     Raises:
-        TypeError: If a part is no scalar bijection.
+        TypeError: If the parts are no sequence, or one is no scalar bijection.
         ValueError: If there is none, or their domains differ.
 
     Example:
@@ -45,6 +45,11 @@ class Chain(ScalarBijection):
 
     def __post_init__(self) -> None:
         """Checks the parts, and keeps them as a tuple."""
+        if not isinstance(self.parts, Iterable):
+            raise TypeError(
+                f"Chain got {self.parts!r} for its parts. Pass a sequence of scalar bijections, "
+                "such as [pyro_nf.bijections.Affine()]."
+            )
         object.__setattr__(self, "parts", tuple(self.parts))
         if not self.parts:
             raise ValueError("Chain got no parts. Pass at least one scalar bijection.")

@@ -119,4 +119,4 @@ class CircularSpline(ScalarBijection):
 def _wrap(angle: Tensor) -> Tensor:
     """The same angle in [-π, π), where rounding may have led to π itself or beyond."""
     wrapped = torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
-    return wrapped - 2 * math.pi * (wrapped >= math.pi)
+    return torch.where(wrapped >= math.pi, wrapped - 2 * math.pi, wrapped)

@@ -18,6 +18,7 @@ from pyro_nf.bijections._unit_bins import (
     knots_from,
     on_box,
     pick,
+    share_of,
     sizes_from,
 )
 
@@ -100,15 +101,15 @@ class CubicSpline(ScalarBijection):
 
     def _rise(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
         bin_ = self._bin(x, raw, axis=0)
-        rise, slope = rise_and_slope((x - bin_.x) / bin_.width, bin_.alpha, bin_.beta)
-        return torch.addcmul(bin_.y, bin_.height, rise), (slope * bin_.height / bin_.width).log()
+        z = share_of(x, bin_.x0, bin_.x1)
+        rise, slope = rise_and_slope(z, bin_.alpha, bin_.beta)
+        return torch.lerp(bin_.y0, bin_.y1, rise), (slope * bin_.secant).log()
 
     def _run(self, y: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
         bin_ = self._bin(y, raw, axis=1)
-        rise = ((y - bin_.y) / bin_.height).clamp(0, 1)  # rounding may leave the last knot below 1
-        z = position(rise, bin_.alpha, bin_.beta)
+        z = position(share_of(y, bin_.y0, bin_.y1), bin_.alpha, bin_.beta)
         _, slope = rise_and_slope(z, bin_.alpha, bin_.beta)
-        return torch.addcmul(bin_.x, bin_.width, z), -(slope * bin_.height / bin_.width).log()
+        return torch.lerp(bin_.x0, bin_.x1, z), -(slope * bin_.secant).log()
 
     def _bin(self, value: Tensor, raw: Tensor, *, axis: int) -> _Bin:
         """Finds the bin of each value, which lies along x (axis 0) or y (axis 1)."""
@@ -121,9 +122,10 @@ class CubicSpline(ScalarBijection):
         secant = pick(secants, index)
         return _Bin(
             pick(x_knots, index),
+            pick(x_knots, index + 1),
             pick(y_knots, index),
-            pick(widths, index),
-            pick(heights, index),
+            pick(y_knots, index + 1),
+            secant,
             pick(slopes, index) / secant,
             pick(slopes, index + 1) / secant,
         )
@@ -139,11 +141,12 @@ class CubicSpline(ScalarBijection):
 
 
 class _Bin(NamedTuple):
-    """The left knot of a bin, its sizes, and its slopes there and at the right, in secants."""
+    """The left and right knot of a bin, its secant, and the slopes there, in secants."""
 
-    x: Tensor
-    y: Tensor
-    width: Tensor
-    height: Tensor
+    x0: Tensor
+    x1: Tensor
+    y0: Tensor
+    y1: Tensor
+    secant: Tensor
     alpha: Tensor
     beta: Tensor

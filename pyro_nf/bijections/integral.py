@@ -10,10 +10,11 @@ from torch import Tensor
 from pyro_nf._checks import positive_float, positive_int
 from pyro_nf.bijections._elements import flat_elements
 from pyro_nf.bijections._quadrature import Rule, gauss_legendre
-from pyro_nf.bijections._root import NumericallyInverted, Root
+from pyro_nf.bijections._root import NumericallyInverted, Root, check_root
 
 _MAX_LOG_SCALE = 5.0
 _MAX_LOG_RANGE = 2.5
+_LEAST_NODES = 16
 _MAX_STEEPNESS = 7.0  # in units of 1 / bound
 
 
@@ -47,7 +48,7 @@ class UnconstrainedMonotonic(NumericallyInverted):
 
     Args:
         units: Number H of hidden units.
-        nodes: Number of nodes of the quadrature.
+        nodes: Number of nodes of the quadrature, at least 16.
         bound: The network acts on [-bound, bound].
         root: Budget and tolerance of the inverse.
 
@@ -77,9 +78,16 @@ class UnconstrainedMonotonic(NumericallyInverted):
 
     def __post_init__(self) -> None:
         """Checks the options, and makes the quadrature."""
+        check_root("UnconstrainedMonotonic", self.root)
         positive_int("UnconstrainedMonotonic", "units", self.units)
         positive_int("UnconstrainedMonotonic", "nodes", self.nodes)
         positive_float("UnconstrainedMonotonic", "bound", self.bound)
+        if self.nodes < _LEAST_NODES:
+            raise ValueError(
+                f"UnconstrainedMonotonic got nodes={self.nodes}, too few for the integral to have "
+                f"the slope that the log-determinant reads. Pass at least {_LEAST_NODES}; 40 is "
+                "exact to ten digits."
+            )
         object.__setattr__(self, "_rule", gauss_legendre(self.nodes))
 
     @property

@@ -17,7 +17,7 @@ from pyro_nf.bijections._logit_mixture import (
     mix_affine_units,
 )
 from pyro_nf.bijections._normal_logit import logit_ndtr, ndtri_of_logit
-from pyro_nf.bijections._root import NumericallyInverted, Root
+from pyro_nf.bijections._root import NumericallyInverted, Root, check_root
 from pyro_nf.bijections.affine import Affine
 
 # Normals of this variance, at centres weighted for variance 1/2, add up to nearly N(0, 1).
@@ -71,6 +71,7 @@ class LogisticMixture(NumericallyInverted):
 
     def __post_init__(self) -> None:
         """Checks the options."""
+        check_root("LogisticMixture", self.root)
         positive_int("LogisticMixture", "components", self.components)
         positive_float("LogisticMixture", "max_log_scale", self.max_log_scale)
 
@@ -138,6 +139,7 @@ class GaussianMixtureProbit(NumericallyInverted):
 
     def __post_init__(self) -> None:
         """Checks the options."""
+        check_root("GaussianMixtureProbit", self.root)
         positive_int("GaussianMixtureProbit", "components", self.components)
         positive_float("GaussianMixtureProbit", "max_log_scale", self.max_log_scale)
 

@@ -124,4 +124,5 @@ class Rotation(VectorBijection):
         if self.method == "exponential":
             return torch.linalg.matrix_exp(skew)
         eye = torch.eye(x.shape[-2], dtype=skew.dtype, device=skew.device)
-        return torch.linalg.solve(eye + skew, eye - skew)
+        # Never singular, so no check, for which the host would wait on an accelerator.
+        return torch.linalg.solve_ex(eye + skew, eye - skew)[0]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_nf.bijections._root import Root
+from pyro_nf.bijections._root import Root, check_root
 from pyro_nf.bijections._tanh_units import admissible, log_slope, positive, undo
 from pyro_nf.bijections._vector import Params, VectorBijection
 
@@ -35,6 +35,9 @@ class Planar(VectorBijection):
     Args:
         root: How hard the inverse is searched for.
 
+    Raises:
+        TypeError: If ``root`` is no ``Root``.
+
     References:
         Variational Inference with Normalizing Flows (Rezende & Mohamed, 2015), arXiv 1505.05770,
         section 4.1 and appendix A.1.
@@ -49,6 +52,10 @@ class Planar(VectorBijection):
     """
 
     root: Root = Root()
+
+    def __post_init__(self) -> None:
+        """Checks the option."""
+        check_root("Planar", self.root)
 
     def initial(self, input_dim: int) -> dict[str, Tensor]:
         """Creates a random weight of length about 1, and zeros."""

@@ -17,6 +17,7 @@ from pyro_nf.bijections._unit_bins import (
     knots_from,
     on_box,
     pick,
+    share_of,
     sizes_from,
 )
 
@@ -95,19 +96,19 @@ class QuadraticSpline(ScalarBijection):
 
     def _rise(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
         bin_ = self._bin(x, raw, axis=0)
-        z = (x - bin_.x) / bin_.width
+        z = share_of(x, bin_.x0, bin_.x1)
         slope = torch.lerp(bin_.v0, bin_.v1, z)
         # The mean of the slope over the way from the knot is that of its ends.
-        y = bin_.y + (x - bin_.x) * 0.5 * (bin_.v0 + slope)
-        return y, slope.log()
+        rise = z * ((bin_.v0 + slope) / (bin_.v0 + bin_.v1))
+        return torch.lerp(bin_.y0, bin_.y1, rise), slope.log()
 
     def _run(self, y: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
         bin_ = self._bin(y, raw, axis=1)
-        area = y - bin_.y
-        # The square of the slope is linear in y; rounding may leave the last knot below 1.
-        part = (area / (0.5 * bin_.width * (bin_.v0 + bin_.v1))).clamp(0, 1)
-        slope = torch.lerp(bin_.v0.square(), bin_.v1.square(), part).sqrt()
-        return bin_.x + 2 * area / (bin_.v0 + slope), -slope.log()
+        rise = share_of(y, bin_.y0, bin_.y1)
+        # The square of the slope is linear in y.
+        slope = torch.lerp(bin_.v0.square(), bin_.v1.square(), rise).sqrt()
+        z = rise * ((bin_.v0 + bin_.v1) / (bin_.v0 + slope))
+        return torch.lerp(bin_.x0, bin_.x1, z), -slope.log()
 
     def _bin(self, value: Tensor, raw: Tensor, *, axis: int) -> _Bin:
         """Finds the bin of each value, which lies along x (axis 0) or y (axis 1)."""
@@ -121,18 +122,20 @@ class QuadraticSpline(ScalarBijection):
         index = bin_of(value, y_knots if axis else x_knots)
         return _Bin(
             pick(x_knots, index),
+            pick(x_knots, index + 1),
             pick(y_knots, index),
-            pick(widths, index),
+            pick(y_knots, index + 1),
             pick(slopes, index),
             pick(slopes, index + 1),
         )
 
 
 class _Bin(NamedTuple):
-    """The left knot of a bin, its width, and the slopes at its two knots, each ``(n,)``."""
+    """The left and right knot of a bin, and the slopes there, each ``(n,)``."""
 
-    x: Tensor
-    y: Tensor
-    width: Tensor
+    x0: Tensor
+    x1: Tensor
+    y0: Tensor
+    y1: Tensor
     v0: Tensor
     v1: Tensor

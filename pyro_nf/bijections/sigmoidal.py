@@ -20,7 +20,7 @@ from pyro_nf.bijections._logit_mixture import (
     spread,
 )
 from pyro_nf.bijections._rectified_mixture import elu_mixture, leaky_mixture
-from pyro_nf.bijections._root import NumericallyInverted, Root
+from pyro_nf.bijections._root import NumericallyInverted, Root, check_root
 
 _LEAST_SLOPE = 1e-3
 # What spreads the inner outputs of a dense flow, in units of x.
@@ -79,6 +79,7 @@ class DeepSigmoidal(NumericallyInverted):
 
     def __post_init__(self) -> None:
         """Checks the options."""
+        check_root("DeepSigmoidal", self.root)
         positive_int("DeepSigmoidal", "units", self.units)
         choice(
             "DeepSigmoidal",
@@ -172,6 +173,7 @@ class DeepDenseSigmoidal(NumericallyInverted):
 
     def __post_init__(self) -> None:
         """Checks the options."""
+        check_root("DeepDenseSigmoidal", self.root)
         positive_int("DeepDenseSigmoidal", "units", self.units)
         positive_int("DeepDenseSigmoidal", "layers", self.layers)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_nf._checks import positive_float, positive_int
 from pyro_nf.bijections._elements import flat_elements
 from pyro_nf.bijections._quadrature import Rule, gauss_legendre
-from pyro_nf.bijections._root import NumericallyInverted, Root, invert
+from pyro_nf.bijections._root import NumericallyInverted, Root, check_root, invert
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class SumOfSquares(NumericallyInverted):
 
     def __post_init__(self) -> None:
         """Checks the options."""
+        check_root("SumOfSquares", self.root)
         positive_int("SumOfSquares", "degree", self.degree)
         positive_int("SumOfSquares", "count", self.count)
         positive_float("SumOfSquares", "scale", self.scale)

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_nf._checks import choice, positive_int
 from pyro_nf.bijections._matrices import strict_count, strictly_lower, well_conditioned
 from pyro_nf.bijections._reflections import reflect
-from pyro_nf.bijections._root import Root
+from pyro_nf.bijections._root import Root, check_root
 from pyro_nf.bijections._tanh_units import admissible, log_slope, positive, undo
 from pyro_nf.bijections._vector import Params, VectorBijection
 
@@ -79,6 +79,7 @@ class Sylvester(VectorBijection):
         """Checks the options."""
         choice("Sylvester", "form", self.form, ("orthogonal", "householder", "triangular"))
         choice("Sylvester", "order", self.order, ("natural", "reversed"))
+        check_root("Sylvester", self.root)
         positive_int("Sylvester", "reflections", self.reflections)
         if self.units is not None:
             positive_int("Sylvester", "units", self.units)
@@ -125,8 +126,10 @@ class Sylvester(VectorBijection):
         """Q, shape ``(*batch, D, M)``."""
         if "basis" in params:
             q, r = torch.linalg.qr(params["basis"])
-            # Unique and smooth only with a positive diagonal: LAPACK's signs jump.
-            return q * r.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
+            # Unique and smooth only with a positive diagonal: LAPACK's signs jump. Of columns that
+            # depend on each other the diagonal may be 0, which counts as positive.
+            negative = r.diagonal(dim1=-2, dim2=-1)[..., None, :] < 0
+            return torch.where(negative, -q, q)
         eye = torch.eye(x.shape[-2], params["left"].shape[-1], dtype=x.dtype, device=x.device)
         if "vectors" in params:
             return reflect(params["vectors"], eye)

@@ -36,7 +36,7 @@ def clusters(x: Tensor, count: int, seed: int) -> list[Tensor]:
 
 def _spread_out(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Draws rows with probability proportional to their squared distance to those before."""
-    chosen = [int(torch.randint(len(x), (), generator=generator))]
+    chosen = [int(torch.randint(len(x), (), generator=generator, device="cpu"))]
     while len(chosen) < count:
         distance = torch.cdist(x, x[chosen]).amin(1).square().double().cpu()
         weights = distance if bool(distance.any()) else torch.ones_like(distance)

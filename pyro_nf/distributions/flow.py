@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
+from pyro_nf.distributions._base import base_wanted, check_base
+from pyro_nf.distributions._values import check_finite_context
 from pyro_nf.distributions.flow_distribution import FlowDistribution
 from pyro_nf.transforms._contract.boundary import check_context, check_dtype, check_tensor
 from pyro_nf.transforms._support.angles import remedy
@@ -33,8 +35,9 @@ class Flow(nn.Module):
             last layer that follows ``biject_to(support)`` is added.
 
     Raises:
-        TypeError: If the base is no module, or a transform is none.
-        ValueError: If base, transform and support do not fit.
+        TypeError: If the base is no module that gives a distribution, or a transform is none.
+        ValueError: If base, transform and support do not fit: a transform of an interval needs a
+            base on that interval.
 
     Example:
         >>> import torch
@@ -54,10 +57,7 @@ class Flow(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(base, nn.Module):
-            raise TypeError(
-                f"Flow got a base of type {type(base).__name__}. Pass a module whose call gives "
-                "the distribution, such as pyro_nf.distributions.DiagonalNormal(input_dim)."
-            )
+            raise TypeError(base_wanted(base))
         parts = [transform] if isinstance(transform, Transform) else list(transform)
         if support is not None:
             parts.append(ToSupport(support, getattr(base, "input_dim", None)))
@@ -76,6 +76,7 @@ class Flow(nn.Module):
                 f"Flow got a base with input_dim={base_size} and a transform with "
                 f"input_dim={size}. Build both with the same input_dim."
             )
+        check_base(base, self._any_context(), self.transform.domain)
 
     @property
     def input_dim(self) -> int | None:
@@ -104,12 +105,15 @@ class Flow(nn.Module):
             context: Shape ``(*batch, context_dim)``.
 
         Raises:
-            ValueError: If a context is missing, superfluous or of another size.
+            ValueError: If a context is missing, superfluous or of another size; under validation
+                if it is not finite.
         """
         check_context(self, context)
         if context is not None:
             check_dtype("This flow", "context", context, self)
         inner = context if self.transform.context_dim else None
+        if inner is None and FlowDistribution._validate_args:  # else the distribution checks it
+            check_finite_context("A flow", context)
         return FlowDistribution(self.base(context), self.transform, inner)
 
     @torch.no_grad()

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
+from pyro_nf.distributions._values import check_finite_context, check_values
 from pyro_nf.transforms._contract.boundary import check_context, check_dtype, check_tensor
 from pyro_nf.transforms._contract.features import sum_rightmost
 from pyro_nf.transforms._contract.protocol import Bound, FlowTransform
 from pyro_nf.transforms._contract.reuse import Pass
-from pyro_nf.transforms._support.angles import remedy
 
 
 class FlowDistribution(dist.TransformedDistribution):
@@ -33,7 +33,8 @@ class FlowDistribution(dist.TransformedDistribution):
         validate_args: As for any torch distribution.
 
     Raises:
-        ValueError: If the transform does not fit the context, or the base's size.
+        ValueError: If the transform does not fit the context, or the base's size; under validation
+            if the context is not finite.
     """
 
     def __init__(
@@ -49,6 +50,8 @@ class FlowDistribution(dist.TransformedDistribution):
         bound = transform.condition(context)
         super().__init__(base_dist, [bound], validate_args=validate_args)
         self._draw: Pass | None = None
+        if self._validate_args:
+            check_finite_context("A flow", context)
 
     @property
     def transform(self) -> FlowTransform | Bound:
@@ -80,7 +83,8 @@ class FlowDistribution(dist.TransformedDistribution):
                 False where the gradient with respect to ``value`` itself is wanted.
 
         Raises:
-            ValueError: If ``value`` has another event shape, or its batch does not broadcast.
+            ValueError: If ``value`` has another event shape, or its batch does not broadcast;
+                under validation if a number is not finite or outside of the support.
         """
         self._check_value(value)
         if reuse and self._draw is not None and self._draw.produced(value):
@@ -112,25 +116,8 @@ class FlowDistribution(dist.TransformedDistribution):
                 f"batch shape {tuple(batch)}, which do not broadcast. Give one value for each "
                 "context, or put samples in dimensions further left."
             )
-        # Torch cannot check an empty batch, nor compile a check without breaking the graph.
-        if self._validate_args and value.numel() and not torch.compiler.is_compiling():
-            try:
-                self._validate_sample(value)
-            except ValueError:
-                raise ValueError(self._outside_message(value)) from None
-
-    def _outside_message(self, value: Tensor) -> str:
-        row = tuple((~self.support.check(value)).nonzero()[0].tolist())
-        shown = ", ".join(f"{v:.6g}" for v in value[row].flatten()[:6].tolist())
-        dots = ", ..." if value[row].numel() > 6 else ""
-        return (
-            f"log_prob got [{shown}{dots}]{f' at {list(row)}' if row else ''}, outside of "
-            f"{self.support!r}, the codomain of {_last_layer(self.transform)}. "
-            + remedy(
-                self.support,
-                "Remove or mend such values, or build the flow with a support that contains them.",
-            )
-        )
+        if self._validate_args:
+            check_values(value, self.support, self.transform)
 
     def expand(
         self, batch_shape: torch.Size | tuple[int, ...], _instance: Any = None
@@ -172,6 +159,14 @@ class FlowDistribution(dist.TransformedDistribution):
             )
         return base.base_dist, self.transform.sign
 
+    def __repr__(self) -> str:
+        transform = self.transform
+        layer = transform.layer if isinstance(transform, Bound) else transform
+        return (
+            f"FlowDistribution(batch_shape={tuple(self.batch_shape)}, "
+            f"event_shape={tuple(self.event_shape)}, transform={type(layer).__name__})"
+        )
+
     def clear_cache(self) -> None:
         """Forgets the latest draw's pass; needed only after a write that torch cannot see."""
         self._draw = None
@@ -188,14 +183,6 @@ def _with_batch(base: Distribution, event_dim: int, batch: torch.Size) -> Distri
         return base
     whole = batch + shape[len(shape) - event_dim :]
     return base.expand(whole[: len(whole) - len(base.event_shape)])
-
-
-def _last_layer(transform: FlowTransform | Bound) -> str:
-    """The name of the layer nearest to the data."""
-    layer: Any = transform.layer if isinstance(transform, Bound) else transform
-    while getattr(layer, "parts", None):
-        layer = layer.parts[-1]
-    return type(layer).__name__
 
 
 def _broadcast(a: torch.Size, b: torch.Size) -> bool:

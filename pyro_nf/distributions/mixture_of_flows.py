@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
 
 from pyro_nf._checks import choice, non_negative_int
 from pyro_nf.distributions._clusters import clusters
+from pyro_nf.distributions._values import check_finite_context
 from pyro_nf.distributions.flow import Flow
+from pyro_nf.distributions.flow_mixture import FlowMixture
 from pyro_nf.nn import MLP
 from pyro_nf.transforms import FlowTransform
 from pyro_nf.transforms._contract import auxiliary as auxiliary_channel
 from pyro_nf.transforms._contract.boundary import check_context, check_tensor
+from pyro_nf.transforms._support.same import same_support
 
 Weights = Literal["learned", "fixed", "context"]
 
@@ -43,8 +44,8 @@ class MixtureOfFlows(nn.Module):
         seed: Seed of the parts of the data on which ``initialize`` starts the components.
 
     Raises:
-        TypeError: If a component is no flow.
-        ValueError: If there is none, shapes or sizes disagree, or an option is unknown.
+        TypeError: If ``flows`` is no sequence, or a component no flow.
+        ValueError: If there is none, shapes, supports or sizes disagree, or an option is unknown.
 
     References:
         - Mixtures of experts (Jordan & Jacobs, 1994), Neural Computation 6(2).
@@ -67,10 +68,11 @@ class MixtureOfFlows(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.flows = nn.ModuleList(_checked_flows(flows))
-        self.event_shape = flows[0].event_shape
+        parts = _checked_flows(flows)
+        self.flows = nn.ModuleList(parts)
+        self.event_shape = parts[0].event_shape
         given = non_negative_int("MixtureOfFlows", "context_dim", context_dim)
-        sizes = {given, *(flow.context_dim for flow in flows)} - {0}
+        sizes = {given, *(flow.context_dim for flow in parts)} - {0}
         if len(sizes) > 1:
             raise ValueError(
                 f"MixtureOfFlows got components and weights with context_dim "
@@ -118,9 +120,12 @@ class MixtureOfFlows(nn.Module):
             context: Shape ``(*batch, context_dim)``.
 
         Raises:
-            ValueError: If a context is missing, superfluous or of another size.
+            ValueError: If a context is missing, superfluous or of another size; under validation
+                if it is not finite.
         """
         check_context(self, context)
+        if FlowMixture._validate_args:
+            check_finite_context("A mixture of flows", context)
         components = [flow(context if flow.context_dim else None) for flow in self.components]
         return FlowMixture(components, self.log_weights(context))
 
@@ -173,93 +178,12 @@ class MixtureOfFlows(nn.Module):
         return f"weights={self.weights!r}"
 
 
-class FlowMixture(dist.TorchDistribution):
-    """The distribution of a mixture of flows, made by calling a :class:`MixtureOfFlows`.
-
-    Args:
-        components: The K distributions, of one event shape; their batches broadcast.
-        log_weights: Shape ``(K, *batch)``, normalised over K.
-        validate_args: As for any torch distribution.
-    """
-
-    has_rsample = False
-    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012  (torch's way)
-
-    def __init__(
-        self,
-        components: Sequence[Distribution],
-        log_weights: Tensor,
-        validate_args: bool | None = None,  # noqa: FBT001  (torch's signature)
-    ) -> None:
-        batch = torch.broadcast_shapes(
-            log_weights.shape[1:], *(component.batch_shape for component in components)
-        )
-        self.components = [_expanded(component, batch) for component in components]
-        lead = (1,) * (len(batch) - log_weights.ndim + 1)
-        self.log_weights = log_weights.reshape(-1, *lead, *log_weights.shape[1:]).expand(
-            -1, *batch
-        )
-        super().__init__(batch, components[0].event_shape, validate_args=validate_args)
-
-    @property
-    def support(self) -> constraints.Constraint | None:
-        """The components' support."""
-        return self.components[0].support
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Computes the log density, of shape ``sample_shape + batch_shape``, in nats."""
-        return self._joint(value).logsumexp(0)
-
-    def responsibilities(self, value: Tensor) -> Tensor:
-        """Computes each component's probability to have made ``value``: ``(K, *batch)``."""
-        return self._joint(value).softmax(0)
-
-    def _joint(self, value: Tensor) -> Tensor:
-        scores = torch.stack([component.log_prob(value) for component in self.components])
-        lead = (1,) * (scores.ndim - self.log_weights.ndim)
-        weights = self.log_weights
-        return scores + weights.reshape(weights.shape[0], *lead, *weights.shape[1:])
-
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Draws without gradients: ``sample_shape + batch_shape + event_shape``."""
-        shape = torch.Size(sample_shape)
-        with torch.no_grad():
-            draws = torch.stack([component.sample(shape) for component in self.components])
-            chooser = dist.Categorical(logits=self.log_weights.movedim(0, -1), validate_args=False)
-            chosen = chooser.sample(shape)  # (*sample, *batch)
-            chosen = chosen.reshape(1, *chosen.shape, *(1,) * len(self.event_shape))
-            return draws.gather(0, chosen.expand(1, *draws.shape[1:])).squeeze(0)
-
-    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Raises: the choice of a component has no gradient.
-
-        Raises:
-            NotImplementedError: Always.
-        """
-        raise NotImplementedError(
-            "A mixture of flows has no rsample: the choice of a component has no gradient. Use "
-            "sample(), or rsample() of each of its components and weigh them."
-        )
-
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> FlowMixture:
-        """Creates the distribution with a larger batch shape; draws are independent over it."""
-        new = self._get_checked_instance(FlowMixture, _instance)
-        batch = torch.Size(batch_shape)
-        count, *own = self.log_weights.shape
-        lead = (1,) * (len(batch) - len(own))
-        weights = self.log_weights.reshape(count, *lead, *own).expand(count, *batch)
-        FlowMixture.__init__(
-            new, [_expanded(c, batch) for c in self.components], weights, validate_args=False
-        )
-        new._validate_args = self._validate_args
-        return new
-
-
-def _expanded(component: Distribution, batch: torch.Size) -> Distribution:
-    return component if component.batch_shape == batch else component.expand(batch)
-
-
 def _checked_flows(flows: Sequence[Flow]) -> list[Flow]:
+    if not isinstance(flows, Iterable):
+        raise TypeError(
+            f"MixtureOfFlows got flows of type {type(flows).__name__}. Pass a list of them, such "
+            "as [flow, another]."
+        )
     parts = list(flows)
     if not parts:
         raise ValueError("MixtureOfFlows got no components. Pass at least one flow.")
@@ -275,4 +199,11 @@ def _checked_flows(flows: Sequence[Flow]) -> list[Flow]:
             f"MixtureOfFlows got components with event shapes {sorted(shapes)}. Build all for the "
             "same data."
         )
+    supports = [part.transform.codomain for part in parts]
+    for support in supports[1:]:
+        if not same_support(supports[0], support):
+            raise ValueError(
+                f"MixtureOfFlows got components with supports {supports[0]!r} and {support!r}. "
+                "Build all with the same support."
+            )
     return parts

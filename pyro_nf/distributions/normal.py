@@ -93,5 +93,7 @@ class DiagonalNormal(nn.Module):
 
     def extra_repr(self) -> str:
         """The sizes, and what is learned."""
-        kind = f"context_dim={self.context_dim}" if self.context_dim else f"learned={self.learned}"
-        return f"input_dim={self.input_dim}, {kind}"
+        if self.context_dim:
+            return f"input_dim={self.input_dim}, context_dim={self.context_dim}"
+        parameters = "learned" if self.learned else "fixed"
+        return f"input_dim={self.input_dim}, parameters={parameters!r}"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_nf._checks import non_negative_int, positive_int
+from pyro_nf.distributions._values import check_finite_context, check_values
 from pyro_nf.distributions.flow import Flow
 from pyro_nf.transforms import ActNorm
 from pyro_nf.transforms._contract.boundary import check_context, check_dtype, check_tensor
@@ -94,12 +95,15 @@ class AutoregressivePrior(nn.Module):
             context: Shape ``(*batch, context_dim)``, which gives the batch shape.
 
         Raises:
-            ValueError: If a context is missing, superfluous or of another size.
+            ValueError: If a context is missing, superfluous or of another size; under validation
+                if it is not finite.
         """
         check_context(self, context)
         if context is None:
             return FlowSequence(self, self.first_state)
         check_dtype("This prior", "context", context, self)
+        if FlowSequence._validate_args:
+            check_finite_context("A prior over sequences", context)
         return FlowSequence(self, self.first(context))
 
     def states(self, z: Tensor, first: Tensor) -> Tensor:
@@ -159,10 +163,26 @@ class AutoregressivePrior(nn.Module):
 class FlowSequence(dist.TorchDistribution):
     """The distribution of sequences, made by calling an :class:`AutoregressivePrior`.
 
+    Cost: ``log_prob`` one run of the recurrent network and one pass of the flow for all T times
+    together; ``sample`` and ``rsample`` T steps, each of both.
+
     Args:
         prior: The module.
         first: The first states, ``(*batch, state_dim)``.
         validate_args: As for any torch distribution.
+
+    Raises:
+        ValueError: From ``log_prob``, if a value has another event shape; under validation, if a
+            number is not finite or outside of the flow's support.
+
+    Example:
+        >>> import torch
+        >>> from pyro_nf import flows
+        >>> d = AutoregressivePrior(flows.maf(3, context_dim=16), length=5)()
+        >>> d
+        FlowSequence(batch_shape=(), event_shape=(5, 3), transform=Compose)
+        >>> d.log_factors(d.sample((7,))).shape
+        torch.Size([7, 5])
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012  (torch's way)
@@ -228,6 +248,13 @@ class FlowSequence(dist.TorchDistribution):
         new._validate_args = self._validate_args
         return new
 
+    def __repr__(self) -> str:
+        return (
+            f"FlowSequence(batch_shape={tuple(self.batch_shape)}, "
+            f"event_shape={tuple(self.event_shape)}, "
+            f"transform={type(self.prior.flow.transform).__name__})"
+        )
+
     def _check_value(self, value: Tensor) -> None:
         check_tensor("log_prob", "value", value)
         check_dtype("This prior", "value", value, self.prior)
@@ -237,5 +264,5 @@ class FlowSequence(dist.TorchDistribution):
                 f"shape {tuple(value.shape)}; expected (*batch, {self.event_shape[0]}, "
                 f"{self.event_shape[1]})."
             )
-        if self._validate_args and value.numel() and not torch.compiler.is_compiling():
-            self._validate_sample(value)
+        if self._validate_args:
+            check_values(value, self.support, self.prior.flow.transform)

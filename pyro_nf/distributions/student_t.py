@@ -105,7 +105,8 @@ class StudentT(nn.Module):
 
     def extra_repr(self) -> str:
         """The size, and what is learned."""
-        return f"input_dim={self.input_dim}, learned={self.learned}"
+        parameters = "learned" if self.learned else "fixed"
+        return f"input_dim={self.input_dim}, parameters={parameters!r}"
 
 
 class _UncheckedStudentT(dist.StudentT):

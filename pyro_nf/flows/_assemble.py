@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_nf._checks import positive_int
+from pyro_nf._checks import choice, positive_int
 from pyro_nf.bijections import Additive, Affine, Chain, ScalarBijection
 from pyro_nf.distributions import DiagonalNormal, Flow
 from pyro_nf.nn._adjacency import Adjacency
@@ -43,6 +43,8 @@ def coupling_layers(
     **network: Any,
 ) -> list[FlowTransform]:
     """Creates couplings in pairs that keep and move complementary features."""
+    positive_int(owner, "input_dim", input_dim)
+    choice(owner, "mask", mask, get_args(MaskKind))
     return [
         Coupling(
             bijection,
@@ -78,7 +80,7 @@ def autoregressive_layers(
         return [
             Autoregressive(f, input_dim, fast=fast, order=order, adjacency=adjacency, **network)
         ]
-    chain = permutation(order, size)
+    chain = permutation(order, size, owner=owner)
     orders = chain, chain[::-1]
     return [
         Autoregressive(bijection, input_dim, fast=fast, order=orders[i % 2], **network)

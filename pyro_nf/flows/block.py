@@ -66,7 +66,7 @@ def bnaf(
         >>> flow(torch.zeros(5, 2)).log_prob(torch.zeros(5, 3)).shape
         torch.Size([5])
     """
-    chain = permutation(order, positive_int("bnaf", "input_dim", input_dim))
+    chain = permutation(order, positive_int("bnaf", "input_dim", input_dim), owner="bnaf")
     layers = [
         BlockAutoregressive(
             input_dim,

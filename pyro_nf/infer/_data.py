@@ -191,13 +191,17 @@ def prepare(
         return LoaderBatches(data, expected), held_out
 
     x, rows = expected.pair(data, context)
+    total = len(x)
     if fraction:
         order = _permutation(len(x), generator).to(x.device)
         count = _held_out_rows(len(x), fraction)
         held_out = HeldOut(_take(x, rows, order[:count]), expected)
         x, rows = _take(x, rows, order[count:])
     if len(x) < 2:
-        raise ValueError(f"{OWNER} got {len(x)} rows to train on. Pass at least two.")
+        out = f", of which {total - len(x)} is held out for validation" if fraction else ""
+        raise ValueError(
+            f"{OWNER} got {total} row{'s' * (total != 1)}{out}. Pass at least two to train on."
+        )
     if batch_size is not None and batch_size > len(x):
         raise ValueError(
             f"{OWNER} got batch_size={batch_size} and {len(x)} rows to train on. "

@@ -13,12 +13,12 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 from pyro_nf.bijections import ConvergenceError
-from pyro_nf.distributions import Flow
+from pyro_nf.infer._support import Density
 
 Model = Callable[[Tensor, Tensor | None], None]
 
 
-def density_model(flow: Flow) -> Model:
+def density_model(flow: Density) -> Model:
     """Creates the model whose log density, scaled to one datum, is the flow's mean score.
 
     The model does not call ``pyro.module``: that declares each parameter anew at each step, which
@@ -54,7 +54,7 @@ class DensityELBO(Trace_ELBO):
 
     def __init__(
         self,
-        flow: Flow,
+        flow: Density,
         aux_weights: Mapping[str, float],
         report: Callable[[float, dict[str, float]], None],
     ) -> None:

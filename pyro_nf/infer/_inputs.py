@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
-from pyro_nf.distributions import Flow
-from pyro_nf.infer._support import is_bounded, refuse_outside_support
+from pyro_nf.infer._support import Density, is_bounded, refuse_outside_support
 
 OWNER = "fit_density"
 
@@ -22,7 +21,7 @@ OWNER = "fit_density"
 class Expected:
     """What a flow expects of its data: shape, support, and the dtype and device to bring it to."""
 
-    flow: Flow
+    flow: Density
     bounded: bool
     event_shape: torch.Size
     context_dim: int
@@ -30,7 +29,7 @@ class Expected:
     device: torch.device
 
     @classmethod
-    def by(cls, flow: Flow) -> Expected:
+    def by(cls, flow: Density) -> Expected:
         """Reads off what ``flow`` expects."""
         floating = (t for t in chain(flow.parameters(), flow.buffers()) if t.is_floating_point())
         like = next(floating, torch.empty(0))

@@ -10,16 +10,18 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from pyro_nf._modes import in_mode
-from pyro_nf.distributions import Flow
+from pyro_nf.distributions import AutoregressivePrior, Flow, MixtureOfFlows
 from pyro_nf.transforms._support.angles import remedy
 from pyro_nf.transforms._support.registered import tensors_in, unwrapped, with_tensors
+
+Density = Flow | MixtureOfFlows | AutoregressivePrior
 
 _BLOCK = 4096
 _MOST_SHOWN = 6
 
 
 @torch.no_grad()
-def is_bounded(flow: Flow, like: Tensor) -> bool:
+def is_bounded(flow: Density, like: Tensor) -> bool:
     """Whether some real data lie outside of the flow's support, so that they must be checked.
 
     Args:
@@ -34,7 +36,7 @@ def is_bounded(flow: Flow, like: Tensor) -> bool:
 
 @torch.no_grad()
 def refuse_outside_support(
-    flow: Flow, x: Tensor, context: Tensor | None, owner: str, name: str
+    flow: Density, x: Tensor, context: Tensor | None, owner: str, name: str
 ) -> None:
     """Raises if a row of ``x`` is outside of the flow's support; the message names the first.
 

@@ -19,11 +19,11 @@ from tqdm.auto import tqdm
 
 from pyro_nf._modes import in_mode
 from pyro_nf.bijections import ConvergenceError
-from pyro_nf.distributions import Flow
 from pyro_nf.infer._data import Batches, HeldOut
 from pyro_nf.infer._elbo import DensityELBO, density_model, empty_guide
 from pyro_nf.infer._interrupt import interrupt_after
 from pyro_nf.infer._optimizer import JointOptimizer
+from pyro_nf.infer._support import Density
 from pyro_nf.infer.checkpoint import random_state, save_checkpoint, set_random_state
 from pyro_nf.infer.result import FitResult, StopReason
 
@@ -49,7 +49,7 @@ class Trainer:
 
     def __init__(
         self,
-        flow: Flow,
+        flow: Density,
         batches: Batches,
         held_out: HeldOut | None,
         optimizer: JointOptimizer,

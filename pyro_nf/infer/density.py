@@ -16,7 +16,7 @@ from torch.distributions import Distribution
 from torch.utils.data import DataLoader
 
 from pyro_nf._checks import non_negative_int, positive_float, positive_int
-from pyro_nf.distributions import Flow
+from pyro_nf.distributions import AutoregressivePrior, Flow, MixtureOfFlows
 from pyro_nf.infer._data import Batch, prepare
 from pyro_nf.infer._elbo import density_model
 from pyro_nf.infer._inputs import OWNER, Expected, check_flow
@@ -27,6 +27,7 @@ from pyro_nf.infer._optimizer import (
     adam,
     schedule_factor,
 )
+from pyro_nf.infer._support import Density
 from pyro_nf.infer._training import Callback, Plan, Trainer
 from pyro_nf.infer.checkpoint import load_checkpoint
 from pyro_nf.infer.result import FitResult
@@ -35,7 +36,7 @@ Rows = Tensor | np.ndarray
 
 
 def fit_density(
-    flow: Flow,
+    flow: Flow | MixtureOfFlows | AutoregressivePrior,
     data: Rows | DataLoader,
     *,
     context: Rows | None = None,
@@ -74,7 +75,8 @@ def fit_density(
     parameter store and all validation flags are left as they were.
 
     Args:
-        flow: The flow; its parameters are trained where they are and lie.
+        flow: The flow, a mixture of flows or a prior over sequences; its parameters are trained
+            where they are and lie.
         data: Real data of shape ``(rows, *flow.event_shape)``: a tensor, an array, or a
             ``DataLoader`` that yields ``x`` or ``(x, context)``. They are cast to the flow's dtype
             and, but for a loader's, kept on its device. Values that are not finite or outside of
@@ -210,7 +212,7 @@ def _checked_weights(aux_weights: Mapping[str, float]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _check_model(flow: Flow, rows: Batch) -> None:
+def _check_model(flow: Density, rows: Batch) -> None:
     """Runs the model once under the caller's validation, and refuses weights that are sampled."""
     x, context = rows
     few = x[:2], None if context is None else context[:2]

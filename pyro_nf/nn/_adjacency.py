@@ -26,10 +26,18 @@ def parents_of(owner: str, adjacency: Any, input_dim: int) -> Reads:
     """Reads off the parents of each dimension; the diagonal is ignored.
 
     Raises:
+        TypeError: If it is no matrix.
         ValueError: If the matrix is not square of size ``input_dim``, its entries are neither
             booleans nor 0 and 1, or its graph has a cycle, which the message prints.
     """
-    matrix = torch.as_tensor(adjacency, device="cpu")
+    try:
+        matrix = torch.as_tensor(adjacency, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:  # a word, ragged rows, …
+        raise TypeError(
+            f"{owner} got an adjacency of type {type(adjacency).__name__} that is no matrix. Pass "
+            f"a boolean matrix of shape ({input_dim}, {input_dim}): entry (i, j) says whether "
+            "dimension i may depend on dimension j."
+        ) from error
     if matrix.shape != (input_dim, input_dim):
         raise ValueError(
             f"{owner}(input_dim={input_dim}) got an adjacency of shape {tuple(matrix.shape)}. "

@@ -46,7 +46,8 @@ class SpectralLimit(nn.Module):
             right = self._iterate(weight.detach())
             image = weight @ right  # the norm's derivative, its singular vectors held fixed
             norm = _POWER_MARGIN * image.square().sum().clamp(min=_tiny(image)).sqrt()
-        return weight * (self.limit / norm).clamp(max=1)
+        # Not (limit / norm).clamp(max=1): at tiny norms the quotient's derivative overflows.
+        return weight * (self.limit / norm.clamp(min=self.limit))
 
     @torch.no_grad()
     def refine(self, weight: Tensor) -> None:
@@ -70,7 +71,7 @@ class SpectralLimit(nn.Module):
 
 
 def top_singular_value(weight: Tensor) -> Tensor:
-    r"""Computes the spectral norm of a matrix, twice differentiable.
+    r"""Computes the spectral norm of each matrix, twice differentiable.
 
     Torch's own singular values have second derivatives that are NaN where any two of them agree,
     as all do in a layer that starts at 0. Only the largest is wanted here:
@@ -80,21 +81,27 @@ def top_singular_value(weight: Tensor) -> Tensor:
     2. :math:`u = q + R G q` has the value of q and q's first derivative with respect to G.
     3. The Rayleigh quotient :math:`u^\top G u / u^\top u` is then right to third order.
 
+    The eigenvalues make the host wait on an accelerator; "power" never does.
+
     Args:
-        weight: Shape ``(rows, columns)``.
+        weight: Shape ``(*batch, rows, columns)``.
 
     Returns:
-        A scalar; the square root of the smallest normal number for a zero matrix.
+        Shape ``batch``; the square root of the smallest normal number for a zero matrix.
     """
-    gram = weight @ weight.mT if weight.shape[0] <= weight.shape[1] else weight.mT @ weight
+    # G squares the entries, which may underflow or overflow: so the largest is made 1.
+    largest = weight.detach().abs().amax((-2, -1))
+    scale = torch.where(largest > 0, largest, 1)
+    weight = weight / scale[..., None, None]
+    gram = weight @ weight.mT if weight.shape[-2] <= weight.shape[-1] else weight.mT @ weight
     with torch.no_grad():
         values, vectors = torch.linalg.eigh(gram.detach())
-        top, gaps = vectors[:, -1], values[-1] - values
-        apart = gaps > torch.finfo(gaps.dtype).eps ** 0.5 * values[-1]
-        inverse_gaps = torch.where(apart, 1 / gaps, 0)
+        top, gaps = vectors[..., -1:], values[..., -1:] - values
+        apart = gaps > torch.finfo(gaps.dtype).eps ** 0.5 * values[..., -1:]
+        inverse_gaps = torch.where(apart, 1 / gaps, 0)[..., None]
     turned = top + vectors @ (inverse_gaps * (vectors.mT @ (gram @ top)))
-    square = turned @ (gram @ turned) / turned.square().sum()
-    return square.clamp(min=_tiny(square)).sqrt()
+    square = (turned * (gram @ turned)).sum((-2, -1)) / turned.square().sum((-2, -1))
+    return scale * square.clamp(min=_tiny(square)).sqrt()
 
 
 def _tiny(x: Tensor) -> float:

@@ -74,10 +74,8 @@ class BlockMLP(nn.Module):
         self.activation: MonotoneName = choice(
             "BlockMLP", "activation", activation, tuple(MONOTONE)
         )
-        self.residual: BlockResidual = (
-            None
-            if residual is None
-            else choice("BlockMLP", "residual", residual, ("normal", "gated"))
+        self.residual: BlockResidual = choice(
+            "BlockMLP", "residual", residual, (None, "normal", "gated")
         )
         self.context_dim = non_negative_int("BlockMLP", "context_dim", context_dim)
         units = (1, *self.hidden_factors, 1)

@@ -253,19 +253,25 @@ def _counts(degrees: Sequence[int], input_dim: int) -> tuple[int, ...]:
     return tuple(sum(k <= p for k in degrees) for p in range(input_dim))
 
 
-def permutation(order: Sequence[int] | Tensor | None, input_dim: int) -> list[int]:
+def permutation(
+    order: Sequence[int] | Tensor | None,
+    input_dim: int,
+    *,
+    owner: str = "MaskedMLP",
+    name: str = "order",
+) -> list[int]:
     """Returns ``order`` as a list, by default the natural one, or raises."""
     chain = list(range(input_dim))
     if order is None:
         return chain
     if not isinstance(order, (Tensor, Sequence)):
         raise TypeError(
-            f"MaskedMLP got order={order!r}. Pass every integer from 0 to {input_dim - 1} once."
+            f"{owner} got {name}={order!r}. Pass every integer from 0 to {input_dim - 1} once."
         )
     given = order.tolist() if isinstance(order, Tensor) else list(order)
     if any(type(i) is not int for i in given) or sorted(given) != chain:
         raise ValueError(
-            f"MaskedMLP(input_dim={input_dim}) got order={given}, no permutation of its inputs. "
+            f"{owner}(input_dim={input_dim}) got {name}={given}, no permutation of its inputs. "
             f"Pass every integer from 0 to {input_dim - 1} once."
         )
     return given

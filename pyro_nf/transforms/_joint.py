@@ -14,7 +14,7 @@ from pyro_nf.nn import MLP
 from pyro_nf.nn.mlp import Activation, Residual
 from pyro_nf.transforms._contract.features import features_first, features_last
 from pyro_nf.transforms._contract.protocol import FlowTransform
-from pyro_nf.transforms._linear.precision import narrow, widen
+from pyro_nf.transforms._linear.precision import narrow, widen, without_autocast
 
 
 class JointWiring(FlowTransform):
@@ -67,14 +67,16 @@ class JointWiring(FlowTransform):
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Maps base to data."""
         h = features_first(self, x, context, "x")  # (D, *batch)
-        layout = Layout(h, context)
-        return layout.undo(*self.bijection.forward(layout.columns(h), self._params(context)))
+        layout, params = Layout(h, context), self._params(context)
+        with without_autocast(h):
+            return layout.undo(*self.bijection.forward(layout.columns(h), params))
 
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Maps data to base."""
         h = features_first(self, y, context, "y")  # (D, *batch)
-        layout = Layout(h, context)
-        return layout.undo(*self.bijection.inverse(layout.columns(h), self._params(context)))
+        layout, params = Layout(h, context), self._params(context)
+        with without_autocast(h):
+            return layout.undo(*self.bijection.inverse(layout.columns(h), params))
 
     def _params(self, context: Tensor | None) -> dict[str, Tensor]:
         """The parameters ``(*context_batch, *shape)``; reads each attribute once."""

@@ -7,7 +7,7 @@ from typing import Any
 from torch.distributions import constraints
 
 from pyro_nf._checks import non_negative_int, positive_int
-from pyro_nf.bijections import ScalarBijection
+from pyro_nf.bijections import ScalarBijection, VectorBijection
 from pyro_nf.transforms._contract.protocol import FlowTransform
 
 
@@ -44,6 +44,12 @@ class Wiring(FlowTransform):
 def _checked_bijection(owner: str, bijection: Any) -> ScalarBijection:
     if isinstance(bijection, ScalarBijection):
         return bijection
+    if isinstance(bijection, VectorBijection):
+        raise TypeError(
+            f"{owner} got {bijection!r}, a bijection of whole vectors. Pass it to "
+            "pyro_nf.transforms.Joint; here a scalar one is wanted, such as "
+            "pyro_nf.bijections.Affine()."
+        )
     got = bijection.__name__ if isinstance(bijection, type) else repr(bijection)
     raise TypeError(
         f"{owner} got {got} for a bijection. Pass an instance, such as "

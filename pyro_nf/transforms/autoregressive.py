@@ -12,6 +12,7 @@ from pyro_nf.bijections import ScalarBijection
 from pyro_nf.nn import MaskedMLP
 from pyro_nf.nn._adjacency import Adjacency
 from pyro_nf.nn._features import Features
+from pyro_nf.nn.masked import permutation
 from pyro_nf.nn.mlp import Activation, Residual
 from pyro_nf.transforms._contract.features import features_first, features_last
 from pyro_nf.transforms._sweep.sweep import sweep
@@ -90,6 +91,8 @@ class Autoregressive(Wiring):
         self.fast: Literal["log_prob", "sample"] = choice(
             "Autoregressive", "fast", fast, ("log_prob", "sample")
         )
+        if order is not None:
+            order = permutation(order, self.input_dim, owner="Autoregressive")
         self.network = MaskedMLP(
             input_dim,
             bijection.param_count,

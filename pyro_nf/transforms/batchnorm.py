@@ -31,7 +31,8 @@ class BatchNorm(FlowTransform):
     Warning:
         In training the density of a datum depends on its batch, and data -> base does not run
         under ``torch.func`` transforms, which refuse to change the averages in place. ActNorm has
-        neither limit.
+        neither limit. Pyro's parameter store keeps no buffers, so it drops the running averages:
+        save the ``state_dict``.
 
     Args:
         input_dim: Number of dimensions D.
@@ -84,7 +85,8 @@ class BatchNorm(FlowTransform):
             raise ValueError(
                 f"BatchNorm got momentum={momentum}. Pass the weight of a new batch, at most 1."
             )
-        self.eps = positive_float("BatchNorm", "eps", eps if epsilon is None else epsilon)
+        name, value = ("eps", eps) if epsilon is None else ("epsilon", epsilon)
+        self.eps = positive_float("BatchNorm", name, value)
         self.log_gamma = nn.Parameter(torch.zeros(size))
         self.beta = nn.Parameter(torch.zeros(size))
         if context_dim:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pyro_nf._checks import choice
 from pyro_nf.bijections import Root
-from pyro_nf.nn._block_values import BlockResidual, evaluate
+from pyro_nf.bijections._root import check_root
+from pyro_nf.nn._block_values import BlockResidual, BlockValues, evaluate
 from pyro_nf.nn._monotone import MonotoneName
 from pyro_nf.nn.block import BlockMLP, flat_rows
 from pyro_nf.nn.masked import permutation
@@ -18,6 +19,7 @@ from pyro_nf.transforms._block.sweep import block_sweep
 from pyro_nf.transforms._block.walk import Search
 from pyro_nf.transforms._contract.features import features_first, features_last
 from pyro_nf.transforms._contract.protocol import FlowTransform
+from pyro_nf.transforms._linear.precision import as_parameters, without_autocast
 
 
 class BlockAutoregressive(FlowTransform):
@@ -99,8 +101,9 @@ class BlockAutoregressive(FlowTransform):
         self.fast: Literal["sample", "log_prob"] = choice(
             "BlockAutoregressive", "fast", fast, ("sample", "log_prob")
         )
-        self.root = Root() if root is None else root
-        self.register_buffer("order", torch.tensor(permutation(order, self.input_dim)))
+        self.root = Root() if root is None else check_root("BlockAutoregressive", root)
+        chain = permutation(order, self.input_dim, owner="BlockAutoregressive")
+        self.register_buffer("order", torch.tensor(chain))
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Maps base to data: one pass if ``fast="sample"``, else D roots."""
@@ -113,17 +116,21 @@ class BlockAutoregressive(FlowTransform):
     def _read(self, u: Tensor, context: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
         """The fast direction: the network reads what is given."""
         u = features_first(self, u, context, name)
-        values = self.network.values(u.shape[1:], context)
-        v, log_slope = evaluate(values, self._chain(u))
-        return self._as_pass(u, v, log_slope)
+        with without_autocast(u):
+            v, log_slope = evaluate(self._values(context, u), self._chain(u))
+            return self._as_pass(u, v, log_slope)
 
     def _solve(self, v: Tensor, context: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
         """The slow direction: what the network reads is found one dimension at a time."""
         v = features_first(self, v, context, name)
-        values = self.network.values(v.shape[1:], context)
         search = Search(self.root, type(self).__name__)
-        u, log_slope = block_sweep(values, self._chain(v), search)
-        return self._as_pass(v, u, -log_slope)
+        with without_autocast(v):
+            u, log_slope = block_sweep(self._values(context, v), self._chain(v), search)
+            return self._as_pass(v, u, -log_slope)
+
+    def _values(self, context: Tensor | None, given: Tensor) -> BlockValues:
+        """The network's numbers for a context."""
+        return self.network.values(given.shape[1:], as_parameters(context, self.network))
 
     def _chain(self, given: Tensor) -> Tensor:
         """The rows in the order of the chain, flat: ``(D, N)``."""

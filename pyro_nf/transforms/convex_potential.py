@@ -9,13 +9,13 @@ from torch import Tensor
 
 from pyro_nf._checks import choice, positive_int
 from pyro_nf.bijections import Root
-from pyro_nf.nn._convex import Hessian, activations, gradient_at
+from pyro_nf.nn._convex import ConvexValues, Hessian, activations, gradient_at
 from pyro_nf.nn.convex import ConvexMLP
 from pyro_nf.transforms._contract.features import features_first, features_last
 from pyro_nf.transforms._contract.protocol import FlowTransform
 from pyro_nf.transforms._convex.inverse import SolverName, invert
 from pyro_nf.transforms._convex.log_det import exact_log_det, stochastic_log_det
-from pyro_nf.transforms._linear.precision import narrow, widen
+from pyro_nf.transforms._linear.precision import as_parameters, narrow, widen, without_autocast
 
 LogDet = Literal["auto", "exact", "lanczos"]
 
@@ -140,19 +140,25 @@ class ConvexPotential(FlowTransform):
     def _ascend(self, u: Tensor, context: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
         """The gradient map."""
         h = features_first(self, u, context, name)  # (D, *batch)
-        values = self.potential.values(context, h.shape[1:])
-        columns = widen(h).reshape(self.input_dim, -1)
-        v, hessian = gradient_at(values, columns, activations(values, columns))
-        return _as_pass(h, v, self._log_det(hessian, columns))
+        with without_autocast(h):
+            values = self._values(context, h)
+            columns = widen(h).reshape(self.input_dim, -1)
+            v, hessian = gradient_at(values, columns, activations(values, columns))
+            return _as_pass(h, v, self._log_det(hessian, columns))
 
     def _minimise(self, v: Tensor, context: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
         """The inverse of the gradient map."""
         h = features_first(self, v, context, name)  # (D, *batch)
-        values = self.potential.values(context, h.shape[1:])
-        columns = widen(h).reshape(self.input_dim, -1)
-        u = invert(values, columns, self.solver, self.root, type(self).__name__)
-        hessian = gradient_at(values, u, activations(values, u))[1]
-        return _as_pass(h, u, -self._log_det(hessian, u))
+        with without_autocast(h):
+            values = self._values(context, h)
+            columns = widen(h).reshape(self.input_dim, -1)
+            u = invert(values, columns, self.solver, self.root, type(self).__name__)
+            hessian = gradient_at(values, u, activations(values, u))[1]
+            return _as_pass(h, u, -self._log_det(hessian, u))
+
+    def _values(self, context: Tensor | None, h: Tensor) -> ConvexValues:
+        """The potential's numbers for a context."""
+        return self.potential.values(as_parameters(context, self.potential), h.shape[1:])
 
     def _log_det(self, hessian: Hessian, columns: Tensor) -> Tensor:
         """The log-determinant of each Hessian, ``(N,)``."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 from torch import Tensor
 
+from pyro_nf._checks import choice
 from pyro_nf.bijections import ScalarBijection
 from pyro_nf.nn import MLP
 from pyro_nf.nn._features import Features
@@ -67,6 +69,8 @@ class Coupling(Wiring):
         features: Features = "values",
     ) -> None:
         super().__init__(bijection, input_dim, context_dim)
+        if isinstance(mask, str):
+            choice("Coupling", "mask", mask, get_args(MaskKind))
         chosen = coupling_mask(input_dim, mask) if isinstance(mask, str) else mask
         if not isinstance(chosen, (Tensor, Sequence)):
             raise TypeError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, final
 
+from pyro_nf._checks import positive_int
 from pyro_nf.bijections import Householder as _Reflections
 from pyro_nf.transforms._joint import JointWiring
 
@@ -47,5 +48,7 @@ class Householder(JointWiring):
         reflections: int = 2,
         **network: Any,
     ) -> None:
-        count = reflections if count_transforms is None else count_transforms
+        count = reflections
+        if count_transforms is not None:
+            count = positive_int("Householder", "count_transforms", count_transforms)
         super().__init__(_Reflections(count), input_dim, **network)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_nf.transforms._contract.boundary import refuse_context
 from pyro_nf.transforms._contract.protocol import FlowTransform
 
 
@@ -21,6 +22,9 @@ class Inverse(FlowTransform):
     Args:
         layer: The layer to invert.
 
+    Raises:
+        TypeError: If ``layer`` is none.
+
     Example:
         >>> import torch
         >>> from pyro_nf.transforms import Permutation
@@ -31,6 +35,11 @@ class Inverse(FlowTransform):
 
     def __init__(self, layer: FlowTransform) -> None:
         super().__init__()
+        if not isinstance(layer, FlowTransform):
+            raise TypeError(
+                f"Inverse got a layer of type {type(layer).__name__}. Pass a layer of "
+                "pyro_nf.transforms; a transform of torch's or Pyro's has .inv."
+            )
         self.layer = layer
         self.input_dim = layer.input_dim
         self.context_dim = layer.context_dim
@@ -68,8 +77,9 @@ class Inverse(FlowTransform):
         """The layer."""
         return self.layer
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Maps by the layer's inverse."""
+        refuse_context(self, context)
         return self.layer._inv_call(x)
 
     def _inv_call(self, y: Tensor) -> Tensor:

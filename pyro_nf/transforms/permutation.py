@@ -22,6 +22,10 @@ class Permutation(FlowTransform):
     Args:
         permutation: :math:`\pi`, the integers 0 … D−1 in the wanted order.
 
+    Warning:
+        Pyro's parameter store keeps no buffers, so it drops the permutation: save the
+        ``state_dict``.
+
     Raises:
         TypeError: If ``permutation`` is no sequence or one-dimensional tensor of integers.
         ValueError: If it is empty or does not hold each of 0 … D−1 once.

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from pyro_nf._checks import choice, positive_int
+from pyro_nf._checks import choice, finite_float, positive_int
 from pyro_nf._tracing import is_traced
 from pyro_nf.bijections import Root
+from pyro_nf.bijections._root import check_root
 from pyro_nf.nn._contractive import Contractive
 from pyro_nf.nn._lipschitz_function import LipschitzFunction
 from pyro_nf.nn._spectral import Norm
 from pyro_nf.nn.lipschitz import LipschitzMLP
 from pyro_nf.transforms._contract.features import features_first, features_last
 from pyro_nf.transforms._contract.protocol import FlowTransform
-from pyro_nf.transforms._linear.precision import narrow, widen
+from pyro_nf.transforms._linear.precision import as_parameters, narrow, widen, without_autocast
 from pyro_nf.transforms._residual.implicit import invert
 from pyro_nf.transforms._residual.log_det import LogDet, LogDeterminant
 from pyro_nf.transforms._residual.options import LogDetSeries
@@ -70,6 +70,7 @@ class InvertibleResidual(FlowTransform):
         root: Budget and tolerance of the fixed point.
 
     Raises:
+        TypeError: If an option is of another type.
         ValueError: If a size is out of range or an option unknown.
         ConvergenceError: In the slow direction, if a row is not found within the budget.
 
@@ -111,15 +112,20 @@ class InvertibleResidual(FlowTransform):
         self.fast: Literal["log_prob", "sample"] = choice(
             owner, "fast", fast, ("log_prob", "sample")
         )
+        finite_float(owner, "lipschitz", lipschitz)
         if not 0 < lipschitz < 1:
             raise ValueError(
                 f"{owner} got lipschitz={lipschitz}. Pass a bound inside (0, 1), say 0.97: from 1 "
                 "on the layer need not be invertible."
             )
-        self.log_det = LogDeterminant(
-            owner, self.input_dim, log_det, LogDetSeries() if series is None else series
-        )
-        self.root = Root() if root is None else root
+        series = LogDetSeries() if series is None else series
+        if not isinstance(series, LogDetSeries):
+            raise TypeError(
+                f"{owner} got series={series!r}. Pass pyro_nf.transforms.LogDetSeries(terms=...) "
+                "or None."
+            )
+        self.log_det = LogDeterminant(owner, self.input_dim, log_det, series)
+        self.root = Root() if root is None else check_root(owner, root)
         self.network = LipschitzMLP(
             input_dim,
             input_dim,
@@ -149,23 +155,21 @@ class InvertibleResidual(FlowTransform):
         """The direction in closed form."""
         h = features_first(self, u, context, name)  # (D, *batch)
         columns = _columns(h)
-        with _without_autocast(h):
+        with without_autocast(h):
             change, log_det = self.log_det(self._function(context, h), columns)
         return _as_pass(h, columns + change, log_det)
 
     def _solve(self, v: Tensor, context: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
         """The direction that is a fixed point."""
         h = features_first(self, v, context, name)  # (D, *batch)
-        with _without_autocast(h):
+        with without_autocast(h):
             g = self._function(context, h)
             u = invert(g, _columns(h), self.root, "InvertibleResidual")
             return _as_pass(h, u, -self.log_det(g, u)[1])
 
     def _function(self, context: Tensor | None, h: Tensor) -> LipschitzFunction:
         """The network for a context, as a function of columns."""
-        if context is not None:  # an encoder under autocast makes half precision
-            context = context.to(next(self.network.parameters()).dtype)
-        return self.network.read(context, h.shape[1:])
+        return self.network.read(as_parameters(context, self.network), h.shape[1:])
 
     @property
     def reusable(self) -> bool:  # type: ignore[override]
@@ -185,13 +189,6 @@ class InvertibleResidual(FlowTransform):
     def extra_repr(self) -> str:
         """The sizes and the fast direction."""
         return f"{super().extra_repr()}, fast={self.fast!r}"
-
-
-def _without_autocast(h: Tensor) -> AbstractContextManager[Any]:
-    """Turns autocast off: in half precision no fixed point settles, nor is there a determinant."""
-    if h.device.type == "meta" or not torch.is_autocast_enabled(h.device.type):
-        return nullcontext()
-    return torch.autocast(h.device.type, enabled=False)
 
 
 def _columns(h: Tensor) -> Tensor:

@@ -41,7 +41,8 @@ class ToSupport(FlowTransform):
     Dimensions of one kind are mapped together, so a list costs as much as its kinds, not as its
     length. Bounds given as tensors are buffers. On bounded and half-bounded supports values stay
     within the support and logarithms stay finite, whatever the dtype; data that lie on a bound
-    are taken for data one rounding unit inside it.
+    are taken for data one rounding unit inside it. The layer does not check that data lie
+    within the support: the flow's distribution does, in ``log_prob``.
 
     Args:
         support: A constraint of a scalar (each dimension has it), of a vector or of a matrix, or a

@@ -5,7 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_nf.transforms._contract.boundary import check_context, check_event, check_tensor
+from pyro_nf.transforms._contract.boundary import (
+    check_context,
+    check_dtype,
+    check_event,
+    check_tensor,
+)
 from pyro_nf.transforms._contract.protocol import FlowTransform
 
 
@@ -29,7 +34,14 @@ def features_first(layer: FlowTransform, x: Tensor, context: Tensor | None, name
 
 
 def to_front(layer: FlowTransform, x: Tensor, context: Tensor | None, name: str) -> Tensor:
-    """Brings the features of a checked input to the front; see :func:`features_first`."""
+    """Brings the features of a checked input to the front; see :func:`features_first`.
+
+    Checks the dtypes too: elementwise arithmetic would promote, and a network fail.
+    """
+    owner = type(layer).__name__
+    check_dtype(owner, name, x, layer, "layer")
+    if context is not None:
+        check_dtype(owner, "context", context, layer, "layer")
     if context is not None and context.shape[:-1] != x.shape[:-1]:
         x = x.expand(*_common_batch(layer, x, context, name), x.shape[-1])
     return x.movedim(-1, 0).contiguous()

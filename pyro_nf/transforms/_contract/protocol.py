@@ -20,7 +20,7 @@ from torch.distributions import constraints
 
 from pyro_nf.transforms._contract import auxiliary as auxiliary_channel
 from pyro_nf.transforms._contract.bayesian import bind_samples, holds_samples
-from pyro_nf.transforms._contract.boundary import check_context, check_event
+from pyro_nf.transforms._contract.boundary import check_context, check_event, refuse_context
 from pyro_nf.transforms._contract.reuse import Slot
 from pyro_nf.transforms._contract.two_passes import TwoPasses
 
@@ -277,7 +277,8 @@ class _BoundInverse(Bound):
         self.bound._inverse_view = weakref.ref(self)  # a copy of this view has lost it
         return self.bound
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        refuse_context(self, context)
         return self.bound._inv_call(x)
 
     def _inv_call(self, y: Tensor) -> Tensor:

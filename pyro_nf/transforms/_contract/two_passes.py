@@ -7,6 +7,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.distributions import Transform
 
+from pyro_nf.transforms._contract.boundary import refuse_context
 from pyro_nf.transforms._contract.reuse import Pass, Slot
 
 
@@ -27,7 +28,8 @@ class TwoPasses(Transform):
         """The module and the context that a pass depends on; (None, _) forbids reuse."""
         raise NotImplementedError
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        refuse_context(self, context)
         return self._pass(x, forward=True)
 
     def _inv_call(self, y: Tensor) -> Tensor:

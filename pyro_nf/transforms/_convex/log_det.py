@@ -82,6 +82,8 @@ def _taylor(hessian: Hessian, frozen: Hessian, probe: Tensor) -> Tensor:
 def quadrature(hessian: Hessian, probe: Tensor, steps: int) -> Tensor:
     """Approximates ``probeᵀ log(H) probe`` ``(N,)`` by Lanczos' method, reorthogonalised.
 
+    The eigenvalues of T make the host wait on an accelerator.
+
     Args:
         hessian: N positive definite matrices.
         probe: Shape ``(D, N)``.

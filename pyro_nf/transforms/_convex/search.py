@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from pyro_nf._tracing import host_can_read, is_traced
+from pyro_nf._tracing import host_can_read
 from pyro_nf.bijections import ConvergenceError
 from pyro_nf.nn._convex import ConvexValues, activations, gradient_at, potential_at
 
@@ -136,8 +136,6 @@ def minimise(
         # Meta tensors have shapes alone: one evaluation says all.
         for _ in range(1 if target.is_meta else iterations):
             search = _advance(values, target, method, search)
-        if not is_traced():
-            torch._assert_async(search.done.all(), f"{owner} found no inverse. {_REMEDY}")
     else:
         search = _narrowing(values, target, method, search, iterations)
         if not bool(search.done.all()):

@@ -26,6 +26,12 @@ from pyro_nf.transforms._pyro.channel import (
     conditional_generalized_channel_permute,
     generalized_channel_permute,
 )
+from pyro_nf.transforms._pyro.conditional import (
+    ConditionalAffineAutoregressive,
+    ConditionalAffineCoupling,
+    ConditionalNeuralAutoregressive,
+    ConditionalSplineAutoregressive,
+)
 from pyro_nf.transforms._pyro.elementwise import ELUTransform, elu, leaky_relu, tanh
 from pyro_nf.transforms._pyro.iterated import iterated
 from pyro_nf.transforms._pyro.linear import (
@@ -78,12 +84,6 @@ from pyro_nf.transforms._pyro.vector import (
     radial,
     sylvester,
 )
-
-# A network that reads a context says so, and one class takes either.
-ConditionalAffineAutoregressive = AffineAutoregressive
-ConditionalAffineCoupling = AffineCoupling
-ConditionalNeuralAutoregressive = NeuralAutoregressive
-ConditionalSplineAutoregressive = SplineAutoregressive
 
 __all__ = [
     "AffineAutoregressive",

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pyro_nf._checks import choice
+from pyro_nf._checks import choice, positive_float, positive_int
 from pyro_nf.bijections import LinearRationalSpline, RationalQuadraticSpline, ScalarBijection
 
 Order = Literal["linear", "quadratic"]
@@ -20,7 +20,11 @@ def spline_bijection(
     """Creates the rational spline of a given order."""
     choice(owner, "order", order, ("linear", "quadratic"))
     kind = LinearRationalSpline if order == "linear" else RationalQuadraticSpline
-    return kind(bins=count_bins, bound=float(bound))
+    if positive_int(owner, "count_bins", count_bins) < 2:
+        raise ValueError(
+            f"{owner} got count_bins=1, which has no interior knot. Pass count_bins=2 or more."
+        )
+    return kind(bins=count_bins, bound=positive_float(owner, "bound", bound))
 
 
 @dataclass(frozen=True)

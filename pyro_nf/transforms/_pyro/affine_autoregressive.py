@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from pyro_nf.bijections import Affine, GatedAffine, ScalarBijection
+from pyro_nf._checks import finite_float
+from pyro_nf.bijections import GatedAffine, ScalarBijection
 from pyro_nf.nn import MaskedMLP
 from pyro_nf.nn.mlp import Activation
+from pyro_nf.transforms._pyro._clipped_affine import clipped_affine
 from pyro_nf.transforms._pyro.autoregressive import NetworkAutoregressive, chain_order
 from pyro_nf.transforms._pyro.networks import Network
 
@@ -64,9 +66,12 @@ class AffineAutoregressive(NetworkAutoregressive):
         *,
         context_dim: int | None = None,
     ) -> None:
-        bijection: ScalarBijection = GatedAffine(bias=sigmoid_bias)
-        if not stable:
-            bijection = Affine(max_log_scale=log_scale_max_clip, min_log_scale=log_scale_min_clip)
+        owner = type(self).__name__
+        bijection: ScalarBijection
+        if stable:
+            bijection = GatedAffine(bias=finite_float(owner, "sigmoid_bias", sigmoid_bias))
+        else:
+            bijection = clipped_affine(owner, log_scale_min_clip, log_scale_max_clip)
         super().__init__(bijection, autoregressive_nn, context_dim)
 
 
@@ -86,6 +91,8 @@ def affine_autoregressive(
 
     A fresh layer is the identity (with ``stable``, a scaling by sigmoid(bias)). Its order is the
     natural one, where Pyro draws one at random; hidden layers may have any widths.
+
+    Cost, errors, source: see :class:`AffineAutoregressive`.
 
     Args:
         input_dim: Number D of dimensions.
@@ -110,7 +117,7 @@ def affine_autoregressive(
         input_dim,
         2,
         [3 * input_dim + 1] if hidden_dims is None else hidden_dims,
-        order=chain_order(input_dim, permutation, parity),
+        order=chain_order("affine_autoregressive", input_dim, permutation, parity),
         activation=nonlinearity,
     )
     return AffineAutoregressive(
@@ -132,6 +139,8 @@ def conditional_affine_autoregressive(
     parity: int = 0,
 ) -> AffineAutoregressive:
     """Creates the layer of :func:`affine_autoregressive` with a context.
+
+    Cost, errors, source: see :class:`AffineAutoregressive`.
 
     Args:
         input_dim: Number D of dimensions.
@@ -159,7 +168,7 @@ def conditional_affine_autoregressive(
         input_dim,
         2,
         [10 * input_dim] if hidden_dims is None else hidden_dims,
-        order=chain_order(input_dim, permutation, parity),
+        order=chain_order("affine_autoregressive", input_dim, permutation, parity),
         context_dim=context_dim,
         activation=nonlinearity,
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from pyro_nf.bijections import Affine
 from pyro_nf.nn.mlp import Activation
+from pyro_nf.transforms._pyro._clipped_affine import clipped_affine
 from pyro_nf.transforms._pyro.coupling import (
     Kept,
     SplitCoupling,
@@ -67,7 +67,7 @@ class AffineCoupling(SplitCoupling):
         kept: Kept = "lower",
     ) -> None:
         super().__init__(
-            Affine(max_log_scale=log_scale_max_clip, min_log_scale=log_scale_min_clip),
+            clipped_affine(type(self).__name__, log_scale_min_clip, log_scale_max_clip),
             split_dim,
             hypernet,
             dim=dim,
@@ -91,6 +91,8 @@ def affine_coupling(
     """Creates an affine coupling layer, as Pyro's ``affine_coupling``.
 
     A fresh layer is the identity.
+
+    Cost, errors, source: see :class:`AffineCoupling`.
 
     Args:
         input_dim: Number D of dimensions; for ``dim < -1`` the event's ``-dim`` sizes.
@@ -138,6 +140,8 @@ def conditional_affine_coupling(
 ) -> AffineCoupling:
     """Creates the layer of :func:`affine_coupling` with a context.
 
+    Cost, errors, source: see :class:`AffineCoupling`.
+
     Args:
         input_dim: Number D of dimensions; for ``dim < -1`` the event's ``-dim`` sizes.
         context_dim: Size of the context.
@@ -163,7 +167,7 @@ def conditional_affine_coupling(
     kept = kept_part(parity, split)
     if hidden_dims is None:
         hidden_dims = [10 * math.prod(event)]
-    bijection = Affine(max_log_scale=log_scale_max_clip, min_log_scale=log_scale_min_clip)
+    bijection = clipped_affine("affine_coupling", log_scale_min_clip, log_scale_max_clip)
     network = dense_network(
         event,
         split,

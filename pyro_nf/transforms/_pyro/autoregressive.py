@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from pyro_nf._checks import positive_int
 from pyro_nf.bijections import ScalarBijection
 from pyro_nf.nn import MaskedMLP
+from pyro_nf.nn.masked import permutation as checked_order
 from pyro_nf.transforms._contract.features import features_first, features_last
-from pyro_nf.transforms._pyro.networks import Network, elementwise_params
+from pyro_nf.transforms._pyro.networks import (
+    Network,
+    check_reads_context,
+    elementwise_params,
+)
 from pyro_nf.transforms._sweep.sweep import sweep
 from pyro_nf.transforms._wiring import Wiring
 
@@ -38,6 +44,7 @@ class NetworkAutoregressive(Wiring):
     """
 
     autoregressive = True
+    needs_context: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -52,6 +59,8 @@ class NetworkAutoregressive(Wiring):
         if context_dim is None:
             context_dim = int(getattr(arn, "context_dim", 0))
         super().__init__(bijection, len(order), context_dim)
+        if self.needs_context:
+            check_reads_context(owner, context_dim)
         made, needed = _params_made(arn), bijection.param_count - constants
         if made is not None and made != needed:
             raise ValueError(
@@ -59,6 +68,7 @@ class NetworkAutoregressive(Wiring):
                 f"{bijection} needs {needed} of it. Build it with param_dims that sum to that."
             )
         self.arn = arn
+        self._count = needed
         # Parameters outside a module cannot be watched, so a pass that used them is not reused.
         self.reusable = isinstance(arn, nn.Module)
 
@@ -79,7 +89,12 @@ class NetworkAutoregressive(Wiring):
 
     def _params(self, x: Tensor, context: Tensor | None) -> Tensor:
         return elementwise_params(
-            self.arn, x, context, size=self.input_dim, count=self.bijection.param_count
+            self.arn,
+            x,
+            context,
+            size=self.input_dim,
+            count=self._count,
+            owner=type(self).__name__,
         )
 
     def _solve_in_order(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -122,10 +137,11 @@ def _params_made(arn: Any) -> int | None:
 
 
 def chain_order(
-    input_dim: int, permutation: Sequence[int] | Tensor | None, parity: int
+    owner: str, input_dim: int, permutation: Sequence[int] | Tensor | None, parity: int
 ) -> list[int]:
     """The order of a masked network: the given one, natural by default, reversed for parity 1."""
     if parity not in (0, 1):
-        raise ValueError(f"An autoregressive layer got parity={parity}. Pass 0 or 1.")
-    order = list(range(input_dim)) if permutation is None else [int(i) for i in permutation]
+        raise ValueError(f"{owner} got parity={parity}. Pass 0 or 1.")
+    size = positive_int(owner, "input_dim", input_dim)
+    order = checked_order(permutation, size, owner=owner, name="permutation")
     return order[::-1] if parity else order

@@ -11,6 +11,8 @@ from pyro_nf.transforms.batchnorm import BatchNorm
 def batchnorm(input_dim: int, momentum: float = 0.1, epsilon: float = 1e-5) -> BatchNorm:
     """Creates a :class:`BatchNorm` layer, as Pyro's ``batchnorm``.
 
+    Cost, errors, source: see :class:`BatchNorm`.
+
     Args:
         input_dim: Number of dimensions.
         momentum: Weight of a new batch in the running averages, in (0, 1].
@@ -24,7 +26,7 @@ def batchnorm(input_dim: int, momentum: float = 0.1, epsilon: float = 1e-5) -> B
         >>> T.batchnorm(3, momentum=0.2).momentum
         0.2
     """
-    return BatchNorm(input_dim, momentum=momentum, eps=epsilon)
+    return BatchNorm(input_dim, momentum=momentum, epsilon=epsilon)
 
 
 def conditional_batchnorm(
@@ -37,6 +39,8 @@ def conditional_batchnorm(
     nonlinearity: Activation = "relu",
 ) -> BatchNorm:
     """Creates a :class:`BatchNorm` layer whose scale and shift depend on a context.
+
+    Cost, errors, source: see :class:`BatchNorm`.
 
     Args:
         input_dim: Number D of dimensions.
@@ -57,7 +61,7 @@ def conditional_batchnorm(
     return BatchNorm(
         input_dim,
         momentum=momentum,
-        eps=epsilon,
+        epsilon=epsilon,
         context_dim=context_dim,
         hidden_dims=[10 * input_dim] * 2 if hidden_dims is None else hidden_dims,
         activation=nonlinearity,

@@ -25,6 +25,8 @@ def block_autoregressive(
     It reads the base draw. The default of ``residual`` is "gated", which is onto the line; Pyro's
     is None, with which the density of anything but the layer's own draws is meaningless.
 
+    Cost, errors, source: see :class:`BlockAutoregressive`.
+
     Args:
         input_dim: Number of dimensions.
         hidden_factors: Units that each hidden layer has for each dimension.
@@ -58,6 +60,8 @@ def conditional_block_autoregressive(
 ) -> BlockAutoregressive:
     """Creates the layer of :func:`block_autoregressive` with a context.
 
+    Cost, errors, source: see :class:`BlockAutoregressive`.
+
     Args:
         input_dim: Number of dimensions.
         context_dim: Size of the context.
@@ -82,5 +86,5 @@ def conditional_block_autoregressive(
         residual,
         fast="sample",
         context_dim=context_dim,
-        order=chain_order(input_dim, permutation, parity),
+        order=chain_order("block_autoregressive", input_dim, permutation, parity),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,9 @@ class ConditionalGeneralizedChannelPermute(FlowTransform):
     """A 1×1 convolution whose weights a given network makes of the context, as Pyro's.
 
     See :class:`GeneralizedChannelPermute`. The diagonal of what the network makes is the logarithm
-    of the scales, so that every weight is invertible; in Pyro's it is the scales themselves.
+    of the scales, so that every weight is invertible; in Pyro's it is the scales themselves. It
+    costs one pass of the network for each context, then O(C²) a pixel in either direction; the
+    source is that of :class:`GeneralizedChannelPermute`.
 
     Args:
         nn: Maps a context ``(*batch, context_dim)`` to the packed factors, ``(*batch, C · C)``:
@@ -81,14 +82,19 @@ class ConditionalGeneralizedChannelPermute(FlowTransform):
 class _GivenFactors(GivenNetwork):
     """The linear map of the channels, its factors made by a given network."""
 
+    _owner = "ConditionalGeneralizedChannelPermute"
+
     def __init__(
         self, network: Network, channels: int, order: Tensor, context_dim: int | None
     ) -> None:
         super().__init__(B.LULinear("none"), channels, network, context_dim)
         self.permutation = order
 
-    def _read(self, made: Any) -> dict[str, Tensor]:
-        return {"factors": made.unflatten(-1, (self.input_dim, self.input_dim))}
+    def _sizes(self) -> tuple[int, ...]:
+        return (self.input_dim**2,)
+
+    def _read(self, made: Sequence[Tensor]) -> dict[str, Tensor]:
+        return {"factors": made[0].unflatten(-1, (self.input_dim, self.input_dim))}
 
 
 def generalized_channel_permute(
@@ -100,6 +106,8 @@ def generalized_channel_permute(
     """Creates a 1×1 convolution, as Pyro's ``generalized_channel_permute``.
 
     A fresh layer is its permutation alone, where Pyro's is a random rotation.
+
+    Cost, errors, source: see :class:`GeneralizedChannelPermute`.
 
     Args:
         channels: Number of channels.
@@ -128,6 +136,8 @@ def conditional_generalized_channel_permute(
     seed: int = 0,
 ) -> GeneralizedChannelPermute:
     """Creates the layer of :func:`generalized_channel_permute` with a context.
+
+    Cost, errors, source: see :class:`GeneralizedChannelPermute`.
 
     Args:
         context_dim: Size of the context.

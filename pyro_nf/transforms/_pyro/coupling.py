@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_nf._checks import choice, non_negative_int, positive_int
+from pyro_nf._checks import choice, non_negative_int
 from pyro_nf.bijections import ScalarBijection
 from pyro_nf.nn import MLP
 from pyro_nf.nn.mlp import Activation
 from pyro_nf.transforms._contract.boundary import check_context, check_tensor
 from pyro_nf.transforms._contract.features import features_last, to_front
 from pyro_nf.transforms._contract.protocol import FlowTransform
-from pyro_nf.transforms._pyro.networks import Network, elementwise_params
+from pyro_nf.transforms._pyro._event import event_sizes, negative_dim
+from pyro_nf.transforms._pyro.networks import (
+    Network,
+    check_network,
+    check_reads_context,
+    elementwise_params,
+)
 
 Kept = Literal["lower", "upper"]
 
@@ -41,8 +47,11 @@ class SplitCoupling(FlowTransform):
         lower: A layer that moves the kept part on its own; None leaves it as it is.
 
     Raises:
+        TypeError: If the network is no callable.
         ValueError: If ``dim`` is not negative, or the split leaves nothing to move.
     """
+
+    needs_context: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -58,14 +67,11 @@ class SplitCoupling(FlowTransform):
     ) -> None:
         super().__init__()
         owner = type(self).__name__
-        if dim >= 0:
-            raise ValueError(
-                f"{owner} got dim={dim}. Pass a negative one: the event has -dim dimensions."
-            )
+        check_network(owner, hypernet)
         self.bijection = bijection
         self.split_dim = non_negative_int(owner, "split_dim", split_dim)
         self.nn = hypernet
-        self.dim = dim
+        self.dim = negative_dim(owner, dim)
         self.event_shape = None if event_shape is None else tuple(event_shape)
         self.kept: Kept = choice(owner, "kept", kept, ("lower", "upper"))
         self.lower_spline = lower
@@ -79,6 +85,8 @@ class SplitCoupling(FlowTransform):
                 )
         made = int(getattr(hypernet, "context_dim", 0)) if context_dim is None else context_dim
         self.context_dim = non_negative_int(owner, "context_dim", made)
+        if self.needs_context:
+            check_reads_context(owner, self.context_dim)
         self.reusable = isinstance(hypernet, nn.Module)
 
     @property
@@ -121,7 +129,12 @@ class SplitCoupling(FlowTransform):
             read = kept if name == "x" else out
 
         params = elementwise_params(
-            self.nn, read, context, size=len(moved), count=self.bijection.param_count
+            self.nn,
+            read,
+            context,
+            size=len(moved),
+            count=self.bijection.param_count,
+            owner=type(self).__name__,
         )
         run = self.bijection.forward if name == "x" else self.bijection.inverse
         moved, ladj = run(moved, params)
@@ -137,7 +150,8 @@ class SplitCoupling(FlowTransform):
         if self._moved_size(event[0]) < 1:
             raise ValueError(
                 f"{owner} got {name} with an event of shape {tuple(event)} for "
-                f"split_dim={self.split_dim}, which leaves nothing to move."
+                f"split_dim={self.split_dim} and kept={self.kept!r}, which leaves nothing to "
+                "move. Pass a larger event, or build the layer with another split_dim."
             )
         return event
 
@@ -200,13 +214,7 @@ def event_of(
     owner: str, input_dim: int | Sequence[int], split_dim: int | None, dim: int
 ) -> tuple[tuple[int, ...], int]:
     """Returns the event's sizes and the index of its split, by default the middle, or raises."""
-    event = (input_dim,) if isinstance(input_dim, int) else tuple(input_dim)
-    if len(event) != -dim:
-        raise ValueError(
-            f"{owner} got input_dim={input_dim} for dim={dim}. Pass the event's {-dim} sizes."
-        )
-    for size in event:
-        positive_int(owner, "input_dim", size)
+    event = event_sizes(owner, input_dim, dim)
     split = event[0] // 2 if split_dim is None else non_negative_int(owner, "split_dim", split_dim)
     if split >= event[0]:
         raise ValueError(

@@ -41,6 +41,8 @@ class ELUTransform(PyroELUTransform):
 def elu(input_dim: int | None = None) -> ELUTransform:
     """Creates an :class:`ELUTransform`, as Pyro's ``elu``.
 
+    Either direction is closed form: one exponential or logarithm an element.
+
     Args:
         input_dim: Not needed; taken so that all factories can be called alike.
 
@@ -59,6 +61,8 @@ def elu(input_dim: int | None = None) -> ELUTransform:
 def leaky_relu(input_dim: int | None = None) -> LeakyReLUTransform:
     """Creates Pyro's ``LeakyReLUTransform``: x for x > 0, x / 100 below.
 
+    Either direction is closed form: one product an element.
+
     Args:
         input_dim: Not needed; taken so that all factories can be called alike.
 
@@ -76,6 +80,8 @@ def leaky_relu(input_dim: int | None = None) -> LeakyReLUTransform:
 
 def tanh(input_dim: int | None = None) -> TanhTransform:
     """Creates torch's ``TanhTransform``, onto (-1, 1).
+
+    Either direction is closed form: one special function an element.
 
     Args:
         input_dim: Not needed; taken so that all factories can be called alike.

@@ -19,6 +19,8 @@ def iterated(repeats: int, base_fn: Callable[..., Any], *args: Any, **kwargs: An
     is given 0, 1, 2, …. Either stays as it is where the caller sets it, and a function without
     them is called as often as there are layers.
 
+    Either direction costs what its layers cost in sum.
+
     Args:
         repeats: Number of layers.
         base_fn: Makes a layer: one of the factories here, or any function.
@@ -29,7 +31,7 @@ def iterated(repeats: int, base_fn: Callable[..., Any], *args: Any, **kwargs: An
         The chain, of ``repeats`` parts.
 
     Raises:
-        TypeError, ValueError: If ``repeats`` is no positive integer.
+        TypeError, ValueError: If ``repeats`` is no positive integer, or ``base_fn`` no callable.
 
     Example:
         >>> from pyro_nf import transforms as T
@@ -38,6 +40,11 @@ def iterated(repeats: int, base_fn: Callable[..., Any], *args: Any, **kwargs: An
         ['lower', 'upper']
     """
     positive_int("iterated", "repeats", repeats)
+    if not callable(base_fn):
+        raise TypeError(
+            f"iterated got {base_fn!r} for a function that makes a layer. Pass one, such as "
+            "pyro_nf.transforms.affine_coupling."
+        )
     free = _options(base_fn) - set(kwargs)
     return Compose(
         base_fn(*args, **kwargs, **{name: _VALUES[name](i) for name in free & set(_VALUES)})

@@ -13,11 +13,12 @@ from torch import Tensor
 from pyro_nf import bijections as B  # noqa: N812
 from pyro_nf._checks import choice, positive_float, positive_int
 from pyro_nf.bijections._vector import Params, VectorBijection
+from pyro_nf.nn._spectral import top_singular_value
 from pyro_nf.nn.mlp import Activation
 from pyro_nf.transforms._joint import JointWiring
+from pyro_nf.transforms._pyro._defaults import half, network_options
 from pyro_nf.transforms._pyro._given_network import GivenNetwork
 from pyro_nf.transforms._pyro.networks import Network
-from pyro_nf.transforms._pyro.vector import half, network_options
 from pyro_nf.transforms.householder import Householder
 
 Normalization = Literal["none", "weight", "spectral"]
@@ -58,7 +59,7 @@ class Exponential(VectorBijection):
         if self.normalization == "weight":
             square = weight.square().sum((-2, -1), keepdim=True)
         else:
-            square = torch.linalg.svdvals(weight)[..., :1, None].square()
+            square = top_singular_value(weight)[..., None, None].square()
         size = weight.shape[-1]
         return {"weight": weight / (1 + square / (size * self.bound**2)).sqrt()}
 
@@ -120,6 +121,9 @@ class MatrixExponential(JointWiring):
 class ConditionalMatrixExponential(GivenNetwork):
     """The layer of :class:`MatrixExponential` with M made by a given network, as Pyro's.
 
+    It costs one pass of the network and O(D³) for each context, then O(D²) a row in either
+    direction. The source is that of :class:`MatrixExponential`.
+
     Args:
         input_dim: Number D of dimensions.
         nn: Maps a context ``(*batch, context_dim)`` to M, row by row, ``(*batch, D · D)``.
@@ -153,19 +157,25 @@ class ConditionalMatrixExponential(GivenNetwork):
         bijection = _exponential(iterations, normalization, bound)
         super().__init__(bijection, input_dim, nn, context_dim)
 
-    def _read(self, made: Any) -> dict[str, Tensor]:
+    def _sizes(self) -> tuple[int, ...]:
+        return (self.input_dim**2,)
+
+    def _read(self, made: Sequence[Tensor]) -> dict[str, Tensor]:
         size = self.input_dim
-        return {"weight": made.unflatten(-1, (size, size)) * math.sqrt(size)}
+        return {"weight": made[0].unflatten(-1, (size, size)) * math.sqrt(size)}
 
 
 class ConditionalHouseholder(GivenNetwork):
-    """A product of reflections whose normals a given network makes, as Pyro's.
+    """A product of K reflections whose normals a given network makes, as Pyro's.
+
+    It costs one pass of the network for each context, then O(KD + K²) a row in either direction.
+    The source is that of :class:`Householder`.
 
     Args:
         input_dim: Number D of dimensions.
         nn: Maps a context ``(*batch, context_dim)`` to a vector ``(*batch, D)``, or a tuple of
             ``count_transforms`` of them; their reflections apply in that order.
-        count_transforms: Number of reflections.
+        count_transforms: Number K of reflections.
         context_dim: Size of the context; None for ``nn.input_dim``.
 
     Raises:
@@ -188,15 +198,22 @@ class ConditionalHouseholder(GivenNetwork):
         *,
         context_dim: int | None = None,
     ) -> None:
-        super().__init__(B.Householder(count_transforms), input_dim, nn, context_dim)
+        count = positive_int("ConditionalHouseholder", "count_transforms", count_transforms)
+        super().__init__(B.Householder(count), input_dim, nn, context_dim)
+        self.count_transforms = count
 
-    def _read(self, made: Any) -> dict[str, Tensor]:
-        vectors = made.unsqueeze(-2) if isinstance(made, Tensor) else torch.stack(made, -2)
-        return {"vectors": vectors.flip(-2)}  # the last of them applies first there
+    def _sizes(self) -> tuple[int, ...]:
+        return (self.input_dim,) * self.count_transforms
+
+    def _read(self, made: Sequence[Tensor]) -> dict[str, Tensor]:
+        # The last of them applies first in the bijection.
+        return {"vectors": torch.stack(tuple(made), -2).flip(-2)}
 
 
 def householder(input_dim: int, count_transforms: int | None = None) -> Householder:
     """Creates a :class:`Householder` layer of learned constants, as Pyro's ``householder``.
+
+    Cost, errors, source: see :class:`Householder`.
 
     Args:
         input_dim: Number D of dimensions.
@@ -211,7 +228,7 @@ def householder(input_dim: int, count_transforms: int | None = None) -> Househol
         3
     """
     count = half(input_dim) if count_transforms is None else count_transforms
-    return Householder(input_dim, reflections=count)
+    return Householder(input_dim, count)
 
 
 def conditional_householder(
@@ -223,6 +240,8 @@ def conditional_householder(
     nonlinearity: Activation = "relu",
 ) -> Householder:
     """Creates a :class:`Householder` layer that depends on a context.
+
+    Cost, errors, source: see :class:`Householder`.
 
     Args:
         input_dim: Number D of dimensions.
@@ -240,7 +259,7 @@ def conditional_householder(
         2
     """
     options = network_options(input_dim, context_dim, hidden_dims, nonlinearity)
-    return Householder(input_dim, reflections=count_transforms, **options)
+    return Householder(input_dim, count_transforms, **options)
 
 
 def matrix_exponential(
@@ -250,6 +269,8 @@ def matrix_exponential(
     bound: float | None = None,
 ) -> MatrixExponential:
     """Creates a :class:`MatrixExponential` layer of learned constants, as Pyro's factory.
+
+    Cost, errors, source: see :class:`MatrixExponential`.
 
     Args:
         input_dim: Number D of dimensions.
@@ -279,6 +300,8 @@ def conditional_matrix_exponential(
     nonlinearity: Activation = "relu",
 ) -> MatrixExponential:
     """Creates a :class:`MatrixExponential` layer that depends on a context.
+
+    Cost, errors, source: see :class:`MatrixExponential`.
 
     Args:
         input_dim: Number D of dimensions.

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pyro_nf._checks import choice
+from pyro_nf._checks import choice, positive_int
 from pyro_nf.bijections import DeepSigmoidal
 from pyro_nf.nn import MaskedMLP
 from pyro_nf.nn.mlp import Activation
@@ -66,7 +66,9 @@ class NeuralAutoregressive(NetworkAutoregressive):
         *,
         context_dim: int | None = None,
     ) -> None:
-        choice("NeuralAutoregressive", "activation", activation, tuple(_UNITS))
+        owner = type(self).__name__
+        choice(owner, "activation", activation, tuple(_UNITS))
+        positive_int(owner, "hidden_units", hidden_units)
         bijection = DeepSigmoidal(units=hidden_units, activation=_UNITS[activation])
         super().__init__(bijection, autoregressive_nn, context_dim)
 
@@ -92,6 +94,8 @@ def neural_autoregressive(
 
     A fresh layer is near the identity; its order is the natural one, where Pyro draws one at
     random.
+
+    Cost, errors, source: see :class:`NeuralAutoregressive`.
 
     Args:
         input_dim: Number D of dimensions.
@@ -135,6 +139,8 @@ def conditional_neural_autoregressive(
 ) -> NeuralAutoregressive:
     """Creates the layer of :func:`neural_autoregressive` with a context.
 
+    Cost, errors, source: see :class:`NeuralAutoregressive`.
+
     Args:
         input_dim: Number D of dimensions.
         context_dim: Size of the context.
@@ -157,9 +163,9 @@ def conditional_neural_autoregressive(
     """
     network = MaskedMLP(
         input_dim,
-        3 * width,
+        3 * positive_int("neural_autoregressive", "width", width),
         [3 * input_dim + 1] if hidden_dims is None else hidden_dims,
-        order=chain_order(input_dim, permutation, parity),
+        order=chain_order("neural_autoregressive", input_dim, permutation, parity),
         context_dim=context_dim,
         activation=nonlinearity,
     )

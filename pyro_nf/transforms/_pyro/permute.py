@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_nf._checks import positive_int
 from pyro_nf.transforms._contract.boundary import check_context, check_tensor
 from pyro_nf.transforms._contract.protocol import FlowTransform
+from pyro_nf.transforms._pyro._event import event_sizes, negative_dim
 from pyro_nf.transforms.permutation import Permutation
 
 
@@ -43,11 +43,7 @@ class Permute(FlowTransform):
     ) -> None:
         super().__init__()
         del cache_size
-        if dim >= 0:
-            raise ValueError(
-                f"Permute got dim={dim}. Pass a negative one: the event has -dim dimensions."
-            )
-        self.dim = dim
+        self.dim = negative_dim("Permute", dim)
         self.register_buffer("permutation", Permutation(permutation).permutation)
         self.input_dim = len(self.permutation) if dim == -1 else None
 
@@ -108,6 +104,8 @@ def permute(
 ) -> Permute:
     """Creates a permutation layer, as Pyro's ``permute``.
 
+    Either direction costs one copy; see :class:`Permute`.
+
     Args:
         input_dim: Number of dimensions; for ``dim < -1`` the event's ``-dim`` sizes.
         permutation: The permutation; by default one drawn from ``seed``, never the identity where
@@ -128,16 +126,13 @@ def permute(
         >>> T.permute((3, 2), [2, 0, 1], dim=-2)(torch.ones(5, 3, 2)).shape
         torch.Size([5, 3, 2])
     """
-    event = (input_dim,) if isinstance(input_dim, int) else tuple(input_dim)
-    if len(event) != -dim:
-        raise ValueError(
-            f"permute got input_dim={input_dim} for dim={dim}. Pass the event's {-dim} sizes."
-        )
+    event = event_sizes("permute", input_dim, dim)
     if permutation is None:
-        permutation = _drawn(positive_int("permute", "input_dim", event[0]), seed)
+        permutation = _drawn(event[0], seed)
     if len(permutation) != event[0]:
         raise ValueError(
-            f"permute got a permutation of {len(permutation)} for a dimension of size {event[0]}."
+            f"permute got a permutation of {len(permutation)} for a dimension of size {event[0]}. "
+            f"Pass every integer from 0 to {event[0] - 1} once."
         )
     return Permute(permutation, dim=dim)
 

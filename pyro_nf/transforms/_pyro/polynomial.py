@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from pyro_nf._checks import positive_int
 from pyro_nf.bijections import SumOfSquares
 from pyro_nf.nn import MaskedMLP
 from pyro_nf.nn.mlp import Activation
@@ -58,6 +59,8 @@ class Polynomial(NetworkAutoregressive):
         *,
         context_dim: int | None = None,
     ) -> None:
+        positive_int("Polynomial", "count_degree", count_degree)
+        positive_int("Polynomial", "count_sum", count_sum)
         bijection = SumOfSquares(degree=count_degree, count=count_sum)
         ours = isinstance(autoregressive_nn, MaskedMLP)
         super().__init__(bijection, autoregressive_nn, context_dim, constants=0 if ours else 1)
@@ -92,6 +95,8 @@ def polynomial(
     """Creates a sum-of-squares polynomial layer, as Pyro's ``polynomial``.
 
     A fresh layer is the identity; its order is the natural one, where Pyro draws one at random.
+
+    Cost, errors, source: see :class:`Polynomial`.
 
     Args:
         input_dim: Number D of dimensions.
@@ -135,6 +140,8 @@ def conditional_polynomial(
 ) -> Polynomial:
     """Creates the layer of :func:`polynomial` with a context.
 
+    Cost, errors, source: see :class:`Polynomial`.
+
     Args:
         input_dim: Number D of dimensions.
         context_dim: Size of the context.
@@ -155,11 +162,13 @@ def conditional_polynomial(
         >>> layer.condition(torch.zeros(5, 2)).forward_shape((3,))
         torch.Size([5, 3])
     """
+    positive_int("polynomial", "count_degree", count_degree)
+    positive_int("polynomial", "count_sum", count_sum)
     network = MaskedMLP(
         input_dim,
         1 + (count_degree + 1) * count_sum,
         [10 * input_dim] if hidden_dims is None else hidden_dims,
-        order=chain_order(input_dim, permutation, parity),
+        order=chain_order("polynomial", input_dim, permutation, parity),
         context_dim=context_dim,
         activation=nonlinearity,
     )

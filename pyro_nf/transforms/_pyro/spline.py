@@ -63,7 +63,7 @@ class Spline(Elementwise):
         nonlinearity: Activation = "relu",
     ) -> None:
         super().__init__(
-            spline_bijection("Spline", count_bins, bound, order),
+            spline_bijection(type(self).__name__, count_bins, bound, order),
             input_dim,
             context_dim=context_dim,
             hidden_dims=hidden_dims,
@@ -75,6 +75,8 @@ class ConditionalSpline(Spline):
     """A :class:`Spline` whose parameters a given network makes of the context, as Pyro's.
 
     The network's raw numbers have Pyro's meaning, so a network trained there gives the same map.
+    It costs one pass of the network for each context; either direction then has a closed form. The
+    source is that of :class:`Spline`.
 
     Args:
         nn: Maps a context ``(*batch, context_dim)`` to the raw widths, heights, slopes and, for
@@ -111,8 +113,11 @@ class ConditionalSpline(Spline):
     ) -> None:
         size = size_of_context("ConditionalSpline", nn, context_dim)
         super().__init__(input_dim, count_bins, bound, order, context_dim=size, hidden_dims=())
-        self.bijection = PyroSpline(spline_bijection("Spline", count_bins, bound, order))
-        self.network = ContextNetwork(nn, input_dim)  # type: ignore[assignment]
+        spline = spline_bijection("ConditionalSpline", count_bins, bound, order)
+        self.bijection = PyroSpline(spline)
+        self.network = ContextNetwork(  # type: ignore[assignment]
+            nn, input_dim, spline.param_count, "ConditionalSpline"
+        )
         self.reusable = isinstance(nn, Module)
 
 
@@ -123,6 +128,8 @@ def spline(
     order: Order = "linear",
 ) -> Spline:
     """Creates a :class:`Spline` of learned constants, as Pyro's ``spline``.
+
+    Cost, errors, source: see :class:`Spline`.
 
     Args:
         input_dim: Number of dimensions.
@@ -152,6 +159,8 @@ def conditional_spline(
     nonlinearity: Activation = "relu",
 ) -> Spline:
     """Creates a :class:`Spline` that depends on a context, as Pyro's ``conditional_spline``.
+
+    Cost, errors, source: see :class:`Spline`.
 
     Args:
         input_dim: Number D of dimensions.

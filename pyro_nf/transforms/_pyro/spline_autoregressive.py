@@ -62,7 +62,7 @@ class SplineAutoregressive(NetworkAutoregressive):
         *,
         context_dim: int | None = None,
     ) -> None:
-        spline = spline_bijection("SplineAutoregressive", count_bins, bound, order)
+        spline = spline_bijection(type(self).__name__, count_bins, bound, order)
         ours = isinstance(autoregressive_nn, MaskedMLP)
         super().__init__(spline if ours else PyroSpline(spline), autoregressive_nn, context_dim)
         if input_dim != self.input_dim:
@@ -86,6 +86,8 @@ def spline_autoregressive(
     """Creates an autoregressive spline layer, as Pyro's ``spline_autoregressive``.
 
     A fresh layer is the identity; its order is the natural one, where Pyro draws one at random.
+
+    Cost, errors, source: see :class:`SplineAutoregressive`.
 
     Args:
         input_dim: Number D of dimensions.
@@ -132,6 +134,8 @@ def conditional_spline_autoregressive(
 ) -> SplineAutoregressive:
     """Creates the layer of :func:`spline_autoregressive` with a context.
 
+    Cost, errors, source: see :class:`SplineAutoregressive`.
+
     Args:
         input_dim: Number D of dimensions.
         context_dim: Size of the context.
@@ -158,7 +162,7 @@ def conditional_spline_autoregressive(
         input_dim,
         spline.param_count,
         [10 * input_dim, 10 * input_dim] if hidden_dims is None else hidden_dims,
-        order=chain_order(input_dim, permutation, parity),
+        order=chain_order("spline_autoregressive", input_dim, permutation, parity),
         context_dim=context_dim,
         activation=nonlinearity,
     )

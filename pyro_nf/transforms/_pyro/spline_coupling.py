@@ -101,6 +101,8 @@ def spline_coupling(
 
     A fresh layer is the identity.
 
+    Cost, errors, source: see :class:`SplineCoupling`.
+
     Args:
         input_dim: Number D of dimensions.
         split_dim: The index of the split; the middle by default.
@@ -149,6 +151,8 @@ def conditional_spline_coupling(
     parity: int = 0,
 ) -> SplineCoupling:
     """Creates the layer of :func:`spline_coupling` with a context, which its network reads too.
+
+    Cost, errors, source: see :class:`SplineCoupling`.
 
     Args:
         input_dim: Number D of dimensions.
