@@ -28,7 +28,7 @@ class Additive(ScalarBijection):
     References:
         NICE: Non-linear Independent Components Estimation (Dinh et al., 2014), arXiv 1410.8516.
 
-    Example:
+    Examples:
         >>> import torch
         >>> x = torch.tensor([1.0, 2.0])
         >>> y, ladj = Additive().forward(x, torch.full((1, 2), 0.5))
@@ -77,7 +77,7 @@ class Affine(ScalarBijection):
     References:
         Density estimation using Real NVP (Dinh et al., 2016), arXiv 1605.08803.
 
-    Example:
+    Examples:
         >>> import torch
         >>> x = torch.linspace(-1, 1, 5)
         >>> y, ladj = Affine().forward(x, torch.ones(2, 5))
@@ -144,7 +144,7 @@ class GatedAffine(ScalarBijection):
         Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016),
         arXiv 1606.04934, eq. 13-14.
 
-    Example:
+    Examples:
         >>> import torch
         >>> x = torch.linspace(-1, 1, 5)
         >>> y, ladj = GatedAffine().forward(x, torch.zeros(2, 5))

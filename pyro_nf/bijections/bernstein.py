@@ -46,7 +46,7 @@ class Bernstein(NumericallyInverted):
         Deep transformation models: Tackling complex regression problems with neural network
         based transformation models (Sick et al., 2020), arXiv 2004.00464.
 
-    Example:
+    Examples:
         >>> import torch
         >>> polynomial = Bernstein(degree=8, bound=4.0)
         >>> x = torch.linspace(-6, 6, 7)

@@ -32,7 +32,7 @@ class Chain(ScalarBijection):
         TypeError: If the parts are no sequence, or one is no scalar bijection.
         ValueError: If there is none, or their domains differ.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.bijections import Affine, RationalQuadraticSpline
         >>> chain = Chain((RationalQuadraticSpline(bins=4), Affine()))

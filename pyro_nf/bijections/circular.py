@@ -48,7 +48,7 @@ class CircularSpline(ScalarBijection):
     References:
         Normalizing Flows on Tori and Spheres (Rezende et al., 2020), arXiv 2002.02428.
 
-    Example:
+    Examples:
         >>> import torch
         >>> spline = CircularSpline(bins=8)
         >>> x = torch.linspace(-3, 3, 7)

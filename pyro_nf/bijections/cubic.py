@@ -62,7 +62,7 @@ class CubicSpline(ScalarBijection):
         - Cubic-Spline Flows (Durkan et al., 2019), arXiv 1906.02145.
         - A simple method for monotonic interpolation in one dimension (Steffen, 1990).
 
-    Example:
+    Examples:
         >>> import torch
         >>> spline = CubicSpline(bins=8, bound=5.0)
         >>> x = torch.linspace(-6, 6, 12).view(3, 4)

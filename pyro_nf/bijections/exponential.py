@@ -43,7 +43,7 @@ class MatrixExponential(VectorBijection):
           arXiv 2006.01910.
         - Generative Flows with Matrix Exponential (Xiao & Liu, 2020), arXiv 2007.09651.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.bijections import MatrixExponential
         >>> from pyro_nf.transforms import Joint
@@ -117,7 +117,7 @@ class Woodbury(VectorBijection):
         Woodbury Transformations for Deep Generative Flows (Lu & Huang, 2020), arXiv 2002.12229,
         where F = I, and singular maps are not excluded.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.bijections import Woodbury
         >>> from pyro_nf.transforms import Joint

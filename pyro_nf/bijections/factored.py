@@ -50,7 +50,7 @@ class LULinear(VectorBijection):
         Glow: Generative Flow with Invertible 1x1 Convolutions (Kingma & Dhariwal, 2018),
         arXiv 1807.03039, section 3.2.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.bijections import LULinear
         >>> from pyro_nf.transforms import Joint
@@ -135,7 +135,7 @@ class QRLinear(VectorBijection):
         Emerging Convolutions for Generative Normalizing Flows (Hoogeboom et al., 2019),
         arXiv 1901.11137, section 3.3.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.bijections import QRLinear
         >>> from pyro_nf.transforms import Joint

@@ -61,7 +61,7 @@ class UnconstrainedMonotonic(NumericallyInverted):
     References:
         - Unconstrained monotonic neural networks (Wehenkel & Louppe, 2019), arXiv:1908.05164.
 
-    Example:
+    Examples:
         >>> import torch
         >>> umnn = UnconstrainedMonotonic(units=4)
         >>> y, ladj = umnn.forward(torch.linspace(-9, 9, 5), torch.ones(umnn.param_count, 5))

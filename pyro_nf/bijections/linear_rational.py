@@ -56,7 +56,7 @@ class LinearRationalSpline(ScalarBijection):
         Invertible Generative Modeling using Linear Rational Splines (Dolatabadi et al., 2020),
         arXiv 2001.05168.
 
-    Example:
+    Examples:
         >>> import torch
         >>> spline = LinearRationalSpline(bins=8, bound=5.0)
         >>> x = torch.linspace(-6, 6, 12).view(3, 4)

@@ -54,7 +54,7 @@ class LogisticMixture(NumericallyInverted):
         Flow++: Improving Flow-Based Generative Models with Variational Dequantization and
         Architecture Design (Ho et al., 2019), arXiv 1902.00275, eq. 10-11.
 
-    Example:
+    Examples:
         >>> import torch
         >>> f = LogisticMixture(components=4)
         >>> x = torch.linspace(-100, 100, 6)
@@ -122,7 +122,7 @@ class GaussianMixtureProbit(NumericallyInverted):
     References:
         Gaussianization Flows (Meng et al., 2020), arXiv 2003.01941, section 3.1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> f = GaussianMixtureProbit(components=4)
         >>> x = torch.linspace(-100, 100, 6)

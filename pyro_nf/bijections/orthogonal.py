@@ -36,7 +36,7 @@ class Householder(VectorBijection):
         Improving Variational Auto-Encoders using Householder Flow (Tomczak & Welling, 2016),
         arXiv 1611.09630.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.bijections import Householder
         >>> f = Householder(reflections=4)
@@ -90,7 +90,7 @@ class Rotation(VectorBijection):
     Raises:
         ValueError: If ``method`` is neither.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.bijections import Rotation
         >>> f = Rotation("cayley")

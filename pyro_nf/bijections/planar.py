@@ -42,7 +42,7 @@ class Planar(VectorBijection):
         Variational Inference with Normalizing Flows (Rezende & Mohamed, 2015), arXiv 1505.05770,
         section 4.1 and appendix A.1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.bijections import Planar
         >>> from pyro_nf.transforms import Joint

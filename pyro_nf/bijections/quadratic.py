@@ -57,7 +57,7 @@ class QuadraticSpline(ScalarBijection):
     References:
         Neural Importance Sampling (Müller et al., 2019), arXiv 1808.03856.
 
-    Example:
+    Examples:
         >>> import torch
         >>> spline = QuadraticSpline(bins=8, bound=5.0)
         >>> x = torch.linspace(-6, 6, 12).view(3, 4)

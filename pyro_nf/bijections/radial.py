@@ -38,7 +38,7 @@ class Radial(VectorBijection):
         Variational Inference with Normalizing Flows (Rezende & Mohamed, 2015), arXiv 1505.05770,
         section 4.1 and appendix A.2.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.bijections import Radial
         >>> from pyro_nf.transforms import Joint

@@ -50,7 +50,7 @@ class RationalQuadraticSpline(ScalarBijection):
     References:
         Neural Spline Flows (Durkan et al., 2019), arXiv 1906.04032.
 
-    Example:
+    Examples:
         >>> import torch
         >>> spline = RationalQuadraticSpline(bins=8, bound=5.0)
         >>> x = torch.linspace(-6, 6, 12).view(3, 4)

@@ -62,7 +62,7 @@ class DeepSigmoidal(NumericallyInverted):
     References:
         Neural Autoregressive Flows (Huang et al., 2018), arXiv 1804.00779, eq. 8.
 
-    Example:
+    Examples:
         >>> import torch
         >>> f = DeepSigmoidal(units=4)
         >>> x = torch.linspace(-100, 100, 6)
@@ -156,7 +156,7 @@ class DeepDenseSigmoidal(NumericallyInverted):
     References:
         Neural Autoregressive Flows (Huang et al., 2018), arXiv 1804.00779, eq. 9-10.
 
-    Example:
+    Examples:
         >>> import torch
         >>> f = DeepDenseSigmoidal(units=3, layers=2)
         >>> x = torch.linspace(-100, 100, 6)

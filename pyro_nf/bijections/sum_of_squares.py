@@ -51,7 +51,7 @@ class SumOfSquares(NumericallyInverted):
     References:
         Sum-of-Squares Polynomial Flow (Jaini et al., 2019), arXiv 1905.02325.
 
-    Example:
+    Examples:
         >>> import torch
         >>> polynomial = SumOfSquares(degree=2, count=2)
         >>> x = torch.linspace(-2, 2, 5)

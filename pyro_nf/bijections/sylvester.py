@@ -59,7 +59,7 @@ class Sylvester(VectorBijection):
         Sylvester Normalizing Flows for Variational Inference (van den Berg et al., 2018), arXiv
         1803.05649, sections 3 and 4.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.bijections import Sylvester
         >>> from pyro_nf.transforms import Joint

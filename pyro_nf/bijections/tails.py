@@ -47,7 +47,7 @@ class SinhArcsinh(ScalarBijection):
     References:
         - Sinh-arcsinh distributions (Jones & Pewsey, 2009), Biometrika 96(4).
 
-    Example:
+    Examples:
         >>> import torch
         >>> x = torch.linspace(-2, 2, 5)
         >>> y, ladj = SinhArcsinh().forward(x, torch.ones(4, 5))
@@ -125,7 +125,7 @@ class SoftLog(ScalarBijection):
         - Stable training of normalizing flows for high-dimensional variational inference
           (Andrade, 2024), arXiv:2402.16408.
 
-    Example:
+    Examples:
         >>> import torch
         >>> y, ladj = SoftLog().forward(torch.tensor([5.0, 1e6]), torch.zeros(1, 2))
         >>> y
@@ -205,7 +205,7 @@ class TailTransform(ScalarBijection):
     References:
         - Flexible tails for normalizing flows (Hickling & Prangle, 2024), arXiv:2406.16971.
 
-    Example:
+    Examples:
         >>> import torch
         >>> y = torch.tensor([-1e9, 0.5, 1e9])
         >>> x, ladj = TailTransform(tail=0.5).inverse(y, torch.zeros(4, 3))

@@ -29,7 +29,7 @@ class DiagonalScale(VectorBijection):
     References:
         NICE: Non-linear Independent Components Estimation (Dinh et al., 2014), arXiv 1410.8516.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.bijections import DiagonalScale
         >>> f = DiagonalScale()
@@ -66,7 +66,7 @@ class TriangularAffine(VectorBijection):
     Parameters: ``log_scale`` s ``(D,)``, ``lower`` ``(D(D-1)/2,)``, the entries of N row by row,
     ``bias`` b ``(D,)``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.bijections import TriangularAffine
         >>> f = TriangularAffine()

@@ -29,7 +29,7 @@ class UniformBox(nn.Module):
         map the box onto all places where data may lie, as autoregressive splines on
         :math:`[a, b]` do; for other data use :class:`DiagonalNormal`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.distributions import UniformBox
         >>> box = UniformBox(2, low=-1.0, high=1.0)()

@@ -39,7 +39,7 @@ class Flow(nn.Module):
         ValueError: If base, transform and support do not fit: a transform of an interval needs a
             base on that interval.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.distributions import DiagonalNormal, Flow
         >>> from pyro_nf.transforms import ActNorm
@@ -156,7 +156,7 @@ class Flow(nn.Module):
         Yields:
             A dict from name to tensor of shape ``(*batch,)``, filled by the passes in the block.
 
-        Example:
+        Examples:
             >>> import torch
             >>> from pyro_nf import flows
             >>> flow = flows.maf(2)

@@ -30,7 +30,7 @@ class FlowMixture(dist.TorchDistribution):
         ValueError: If there are no components, or another number of weights; under validation,
             if the weights do not sum to one.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import flows
         >>> from pyro_nf.distributions import FlowMixture

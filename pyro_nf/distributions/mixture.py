@@ -36,7 +36,7 @@ class GaussianMixture(nn.Module):
         - Resampling base distributions of normalizing flows (Stimper et al., 2022),
           arXiv:2110.15828.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.distributions import GaussianMixture
         >>> base = GaussianMixture(2, components=4)

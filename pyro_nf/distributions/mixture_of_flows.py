@@ -50,7 +50,7 @@ class MixtureOfFlows(nn.Module):
     References:
         - Mixtures of experts (Jordan & Jacobs, 1994), Neural Computation 6(2).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import flows
         >>> mixture = MixtureOfFlows([flows.maf(2), flows.maf(2)])

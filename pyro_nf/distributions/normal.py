@@ -36,7 +36,7 @@ class DiagonalNormal(nn.Module):
         - Learning likelihoods with conditional normalizing flows (Winkler et al., 2019),
           arXiv:1912.00042.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.distributions import DiagonalNormal
         >>> base = DiagonalNormal(3)

@@ -49,7 +49,7 @@ class AutoregressivePrior(nn.Module):
         - Multivariate probabilistic time series forecasting via conditioned normalizing flows
           (Rasul et al., 2020), arXiv:2002.06103.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import flows
         >>> prior = AutoregressivePrior(flows.maf(3, context_dim=16), length=5)
@@ -175,7 +175,7 @@ class FlowSequence(dist.TorchDistribution):
         ValueError: From ``log_prob``, if a value has another event shape; under validation, if a
             number is not finite or outside of the flow's support.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import flows
         >>> d = AutoregressivePrior(flows.maf(3, context_dim=16), length=5)()

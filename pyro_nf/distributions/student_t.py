@@ -47,7 +47,7 @@ class StudentT(nn.Module):
         - Tails of Lipschitz triangular flows (Jaini et al., 2020), arXiv:1907.04481.
         - Marginal tail-adaptive normalizing flows (Laszkiewicz et al., 2022), arXiv:2206.10311.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.distributions import StudentT
         >>> base = StudentT(2, df=[3.0, 30.0])

@@ -54,7 +54,7 @@ def maf(
         Masked autoregressive flow for density estimation (Papamakarios et al., 2017),
         arXiv:1705.07057.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import flows
         >>> flows.maf(3)().log_prob(torch.zeros(5, 3)).shape
@@ -119,7 +119,7 @@ def iaf(
         Improving variational inference with inverse autoregressive flow (Kingma et al., 2016),
         arXiv:1606.04934.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import flows
         >>> posterior = flows.iaf(3, context_dim=2)(torch.zeros(5, 2))

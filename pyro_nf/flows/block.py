@@ -59,7 +59,7 @@ def bnaf(
     References:
         Block neural autoregressive flow (De Cao et al., 2019), arXiv:1904.04676.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import flows
         >>> flow = flows.bnaf(3, context_dim=2)

@@ -68,7 +68,7 @@ def circular_nsf(
     References:
         Normalizing flows on tori and spheres (Rezende et al., 2020), arXiv:2002.02428.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import flows
         >>> flow = flows.circular_nsf(2)

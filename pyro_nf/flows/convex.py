@@ -54,7 +54,7 @@ def convex_potential(
         Convex potential flows: universal probability distributions with optimal transport and
         convex optimization (Huang et al., 2021), arXiv:2012.05942.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import flows
         >>> flow = flows.convex_potential(3, hidden_dims=(16,))

@@ -47,7 +47,7 @@ def nice(
     References:
         NICE: non-linear independent components estimation (Dinh et al., 2015), arXiv:1410.8516.
 
-    Example:
+    Examples:
         >>> from pyro_nf import flows
         >>> flows.nice(3)().sample((5,)).shape
         torch.Size([5, 3])
@@ -100,7 +100,7 @@ def realnvp(
     References:
         Density estimation using Real NVP (Dinh et al., 2017), arXiv:1605.08803.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import flows
         >>> flow = flows.realnvp(3, context_dim=2)

@@ -63,7 +63,7 @@ def umnn(
     References:
         Unconstrained monotonic neural networks (Wehenkel & Louppe, 2019), arXiv:1908.05164.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import flows
         >>> flows.umnn(2)().log_prob(torch.zeros(5, 2)).shape

@@ -54,7 +54,7 @@ def flow_plus_plus(
         Flow++: improving flow-based generative models with variational dequantization and
         architecture design (Ho et al., 2019), arXiv:1902.00275.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import flows
         >>> flow = flows.flow_plus_plus(3, context_dim=2)
@@ -118,7 +118,7 @@ def gaussianization(
     References:
         Gaussianization flows (Meng et al., 2020), arXiv:2003.01941.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import flows
         >>> flows.gaussianization(3)().log_prob(torch.zeros(5, 3)).shape

@@ -64,7 +64,7 @@ def naf(
     References:
         Neural autoregressive flows (Huang et al., 2018), arXiv:1804.00779.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import flows
         >>> flows.naf(3)().log_prob(torch.zeros(5, 3)).shape

@@ -62,7 +62,7 @@ def sos(
     References:
         Sum-of-squares polynomial flow (Jaini et al., 2019), arXiv:1905.02325.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import flows
         >>> flows.sos(3)().log_prob(torch.zeros(5, 3)).shape
@@ -131,7 +131,7 @@ def bernstein(
         Deep transformation models: Tackling complex regression problems with neural network
         based transformation models (Sick et al., 2020), arXiv:2004.00464.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import flows
         >>> flows.bernstein(3, context_dim=2)(torch.zeros(5, 2)).sample().shape

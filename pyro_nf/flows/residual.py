@@ -64,7 +64,7 @@ def residual_flow(
         - Residual flows for invertible generative modeling (Chen et al., 2019),
           arXiv:1906.02735.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import flows
         >>> flow = flows.residual_flow(3, transforms=2, hidden_dims=(16,), context_dim=2)

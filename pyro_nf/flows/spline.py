@@ -74,7 +74,7 @@ def nsf(
     References:
         Neural spline flows (Durkan et al., 2019), arXiv:1906.04032.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import flows
         >>> flows.nsf(2)().log_prob(torch.zeros(5, 2)).shape

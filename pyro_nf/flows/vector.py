@@ -53,7 +53,7 @@ def planar(
     References:
         Variational Inference with Normalizing Flows (Rezende & Mohamed, 2015), arXiv:1505.05770.
 
-    Example:
+    Examples:
         >>> from pyro_nf import flows
         >>> flows.planar(3, transforms=4)().sample((5,)).shape
         torch.Size([5, 3])
@@ -109,7 +109,7 @@ def radial(
     References:
         Variational Inference with Normalizing Flows (Rezende & Mohamed, 2015), arXiv:1505.05770.
 
-    Example:
+    Examples:
         >>> from pyro_nf import flows
         >>> flows.radial(3, transforms=4)().sample((5,)).shape
         torch.Size([5, 3])
@@ -170,7 +170,7 @@ def sylvester(
         Sylvester Normalizing Flows for Variational Inference (van den Berg et al., 2018),
         arXiv:1803.05649.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import flows
         >>> flow = flows.sylvester(3, transforms=2, units=2, context_dim=2)

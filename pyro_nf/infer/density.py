@@ -116,7 +116,7 @@ def fit_density(
             and is none; the message says how to mend it.
         TypeError: If an argument is of another type: a distribution or a layer for the flow, say.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import flows, infer
         >>> x = torch.randn(500, 2) @ torch.tensor([[1.0, 0.5], [0.0, 0.3]])

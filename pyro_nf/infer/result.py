@@ -23,7 +23,7 @@ class FitResult:
         stopped: Why the fit ended: ``"max_steps"``, ``"early"`` (no better validation loss for
             ``patience`` steps), ``"non-finite"`` or ``"interrupted"``.
 
-    Example:
+    Examples:
         >>> from pyro_nf.infer import FitResult
         >>> FitResult([1.5, 1.25], [(0, 1.75), (2, 1.125)], 2, 1.125, 2, 0.5, "max_steps")
         FitResult(best_loss=1.1250 at step 2 of 2, stopped='max_steps', seconds=0.5)

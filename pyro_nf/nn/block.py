@@ -49,7 +49,7 @@ class BlockMLP(nn.Module):
         - Block neural autoregressive flow (De Cao et al., 2019), arXiv:1904.04676.
         - Weight normalization (Salimans & Kingma, 2016), arXiv:1602.07868.
 
-    Example:
+    Examples:
         >>> import torch
         >>> network = BlockMLP(3, hidden_factors=(4,), context_dim=2)
         >>> v, log_slope = network(torch.randn(3, 10, 5), torch.randn(5, 2))

@@ -65,7 +65,7 @@ class ConvexMLP(nn.Module):
         - Convex potential flows: universal probability distributions with optimal transport and
           convex optimization (Huang et al., 2021), arXiv:2012.05942.
 
-    Example:
+    Examples:
         >>> import torch
         >>> network = ConvexMLP(3, hidden_dims=(16, 16), context_dim=2)
         >>> x, context = torch.randn(3, 10, 5), torch.randn(5, 2)

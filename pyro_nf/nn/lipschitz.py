@@ -59,7 +59,7 @@ class LipschitzMLP(nn.Module):
         - Invertible DenseNets with concatenated LipSwish (Perugachi-Diaz et al., 2021),
           arXiv:2102.02694.
 
-    Example:
+    Examples:
         >>> import torch
         >>> network = LipschitzMLP(3, 3, hidden_dims=(16, 16), lipschitz=0.9, zero_init=False)
         >>> network(torch.randn(3, 10)).shape

@@ -77,7 +77,7 @@ class MaskedMLP(nn.Module):
         - Structured neural networks for density estimation and causal inference (Chen et al.,
           2023), arXiv:2311.02221.
 
-    Example:
+    Examples:
         >>> import torch
         >>> network = MaskedMLP(3, 2, hidden_dims=(16, 16), order=[2, 0, 1])
         >>> network(torch.randn(3, 10)).view(2, 3, 10).shape

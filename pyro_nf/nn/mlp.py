@@ -49,7 +49,7 @@ class MLP(nn.Module):
     References:
         - Deep residual learning for image recognition (He et al., 2016), arXiv:1512.03385.
 
-    Example:
+    Examples:
         >>> import torch
         >>> network = MLP(3, 8, hidden_dims=(16, 16), context_dim=2)
         >>> network(torch.randn(3, 10, 5), torch.randn(5, 2)).shape

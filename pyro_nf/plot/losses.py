@@ -27,7 +27,7 @@ def losses(result: FitResult, ax: Axes | None = None) -> Axes:
     Raises:
         ImportError: If matplotlib is not installed.
 
-    Example:
+    Examples:
         >>> from pyro_nf import plot
         >>> from pyro_nf.infer import FitResult
         >>> result = FitResult([2.0, 1.5, 1.25], [(0, 2.25), (3, 1.5)], best_step=3, steps=3)

@@ -41,7 +41,7 @@ def pairs(
         ValueError: If the columns of data, samples and names are not as many.
         ImportError: If matplotlib is not installed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import plot
         >>> figure = plot.pairs(torch.randn(40, 3), torch.randn(40, 3), names=["a", "b", "c"])

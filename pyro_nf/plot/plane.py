@@ -52,7 +52,7 @@ def density(
         ValueError: If flow or data are not two-dimensional.
         ImportError: If matplotlib is not installed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import flows, plot
         >>> ax = plot.density(flows.maf(2), torch.randn(50, 2), resolution=20)
@@ -121,7 +121,7 @@ def grid(
         ValueError: If the flow is not two-dimensional.
         ImportError: If matplotlib is not installed.
 
-    Example:
+    Examples:
         >>> from pyro_nf import flows, plot
         >>> ax = plot.grid(flows.maf(2), lines=5)
         >>> [len(lines.get_segments()) for lines in ax.collections]

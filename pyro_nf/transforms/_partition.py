@@ -31,7 +31,7 @@ def coupling_mask(
     Raises:
         ValueError: If an option is unknown or a size out of range.
 
-    Example:
+    Examples:
         >>> coupling_mask(5, "alternating", parity=1)
         tensor([False,  True, False,  True, False])
     """

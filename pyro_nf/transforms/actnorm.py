@@ -35,7 +35,7 @@ class ActNorm(AffineMap):
         Glow: Generative Flow with Invertible 1x1 Convolutions (Kingma & Dhariwal, 2018),
         arXiv:1807.03039, section 3.1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.transforms import ActNorm
         >>> layer = ActNorm(2)

@@ -64,7 +64,7 @@ class Autoregressive(Wiring):
           arXiv:1606.04934.
         - Graphical normalizing flows (Wehenkel & Louppe, 2020), arXiv:2006.02548.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.bijections import Affine
         >>> layer = Autoregressive(Affine(), 5, fast="log_prob", order=[4, 3, 2, 1, 0])

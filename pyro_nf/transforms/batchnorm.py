@@ -50,7 +50,7 @@ class BatchNorm(FlowTransform):
     References:
         Density Estimation Using Real NVP (Dinh et al., 2016), arXiv 1605.08803, appendix E.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.transforms import BatchNorm
         >>> x, ladj = BatchNorm(3).inverse_and_ladj(torch.randn(4, 5, 3))

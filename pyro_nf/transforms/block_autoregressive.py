@@ -63,7 +63,7 @@ class BlockAutoregressive(FlowTransform):
     References:
         Block neural autoregressive flow (De Cao et al., 2019), arXiv:1904.04676.
 
-    Example:
+    Examples:
         >>> import torch
         >>> layer = BlockAutoregressive(3, [8, 8], context_dim=2)
         >>> x, context = torch.linspace(-3, 3, 12).view(4, 3), torch.zeros(2)

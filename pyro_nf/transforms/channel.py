@@ -41,7 +41,7 @@ class GeneralizedChannelPermute(FlowTransform):
         Glow: Generative Flow with Invertible 1x1 Convolutions (Kingma & Dhariwal, 2018),
         arXiv 1807.03039, section 3.2.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.transforms import GeneralizedChannelPermute
         >>> layer = GeneralizedChannelPermute(3, seed=0)

@@ -50,7 +50,7 @@ class Compose(FlowTransform, metaclass=_ChainType):
         TypeError: If a part is no transform.
         ValueError: If the parts disagree about the size of the event or of the context.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch.distributions import ExpTransform
         >>> from pyro_nf.transforms import Compose, Permutation

@@ -79,7 +79,7 @@ class ConvexPotential(FlowTransform):
         - Fast estimation of tr(f(A)) via stochastic Lanczos quadrature (Ubaru et al., 2017),
           SIAM Journal on Matrix Analysis and Applications 38(4).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.transforms import ConvexPotential
         >>> layer = ConvexPotential(3, fast="log_prob", hidden_dims=(16,))

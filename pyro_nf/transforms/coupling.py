@@ -47,7 +47,7 @@ class Coupling(Wiring):
         - Density estimation using Real NVP (Dinh et al., 2017), arXiv:1605.08803.
         - NICE: non-linear independent components estimation (Dinh et al., 2015), arXiv:1410.8516.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.bijections import Affine
         >>> layer = Coupling(Affine(), 5, mask=[True, False, True, False, False])

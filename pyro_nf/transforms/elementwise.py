@@ -35,7 +35,7 @@ class Elementwise(Wiring):
         TypeError: If the bijection is no instance of one.
         ValueError: If a size is out of range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.bijections import RationalQuadraticSpline
         >>> layer = Elementwise(RationalQuadraticSpline(bins=4), 3)

@@ -31,7 +31,7 @@ class Householder(JointWiring):
         Improving Variational Auto-Encoders using Householder Flow (Tomczak & Welling, 2016),
         arXiv 1611.09630.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.transforms import Householder
         >>> layer = Householder(3, reflections=4)

@@ -25,7 +25,7 @@ class Inverse(FlowTransform):
     Raises:
         TypeError: If ``layer`` is none.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.transforms import Permutation
         >>> layer = Permutation([2, 0, 1])

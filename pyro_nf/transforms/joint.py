@@ -31,7 +31,7 @@ class Joint(JointWiring):
         TypeError: If the bijection is no instance of one.
         ValueError: If a size is out of range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.bijections import Radial
         >>> from pyro_nf.transforms import Joint

@@ -34,7 +34,7 @@ class LULinear(JointWiring):
         Glow: Generative Flow with Invertible 1x1 Convolutions (Kingma & Dhariwal, 2018),
         arXiv 1807.03039, section 3.2.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.transforms import LULinear
         >>> layer = LULinear(3, seed=0)

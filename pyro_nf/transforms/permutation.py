@@ -30,7 +30,7 @@ class Permutation(FlowTransform):
         TypeError: If ``permutation`` is no sequence or one-dimensional tensor of integers.
         ValueError: If it is empty or does not hold each of 0 … D−1 once.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.transforms import Permutation
         >>> layer = Permutation([2, 0, 1])

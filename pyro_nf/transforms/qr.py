@@ -34,7 +34,7 @@ class QRLinear(JointWiring):
         Emerging Convolutions for Generative Normalizing Flows (Hoogeboom et al., 2019),
         arXiv 1901.11137, section 3.3.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.transforms import QRLinear
         >>> layer = QRLinear(3)

@@ -79,7 +79,7 @@ class InvertibleResidual(FlowTransform):
         - Residual flows for invertible generative modeling (Chen et al., 2019),
           arXiv:1906.02735.
 
-    Example:
+    Examples:
         >>> import torch
         >>> layer = InvertibleResidual(3, fast="log_prob", hidden_dims=(16,))
         >>> x, ladj = layer.inverse_and_ladj(torch.ones(5, 3))

@@ -26,7 +26,7 @@ class Rotation(JointWiring):
     Raises:
         ValueError: If ``method`` is neither.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.transforms import Rotation
         >>> y, ladj = Rotation(3).forward_and_ladj(torch.ones(5, 3))

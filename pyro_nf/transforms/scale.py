@@ -23,7 +23,7 @@ class DiagonalScale(JointWiring):
     References:
         NICE: Non-linear Independent Components Estimation (Dinh et al., 2014), arXiv 1410.8516.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.transforms import DiagonalScale
         >>> y, ladj = DiagonalScale(3).forward_and_ladj(torch.ones(5, 3))

@@ -30,7 +30,7 @@ class Standardize(AffineMap):
     Warning:
         All is in buffers. A ``state_dict`` restores them; Pyro's parameter store does not.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.transforms import Standardize
         >>> y = torch.tensor([[1.0, 10.0], [3.0, 50.0], [5.0, 30.0]])

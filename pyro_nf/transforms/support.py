@@ -58,7 +58,7 @@ class ToSupport(FlowTransform):
         In float32 a bounded support saturates near :math:`|x| = 16`: the values there are one
         number. Standardise data that crowd against a bound, or use float64.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch.distributions import constraints
         >>> from pyro_nf.transforms import ToSupport

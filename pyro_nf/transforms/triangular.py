@@ -22,7 +22,7 @@ class TriangularAffine(JointWiring):
         **network: ``context_dim``, ``hidden_dims``, ``activation`` and ``residual``, as
             :class:`~pyro_nf.transforms.Joint` takes them.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf.transforms import TriangularAffine
         >>> layer = TriangularAffine(3)

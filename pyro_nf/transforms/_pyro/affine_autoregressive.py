@@ -47,7 +47,7 @@ class AffineAutoregressive(NetworkAutoregressive):
         Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016),
         arXiv:1606.04934.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro.nn import AutoRegressiveNN
         >>> from pyro_nf import transforms as T
@@ -108,7 +108,7 @@ def affine_autoregressive(
     Returns:
         A layer of ``(*batch, input_dim)``.
 
-    Example:
+    Examples:
         >>> from pyro_nf import transforms as T
         >>> T.affine_autoregressive(3, [16, 16], nonlinearity="tanh").arn.hidden_dims
         (16, 16)
@@ -157,7 +157,7 @@ def conditional_affine_autoregressive(
     Returns:
         A layer of ``(*batch, input_dim)``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import transforms as T
         >>> layer = T.conditional_affine_autoregressive(3, 2)

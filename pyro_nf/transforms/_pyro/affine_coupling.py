@@ -45,7 +45,7 @@ class AffineCoupling(SplitCoupling):
     References:
         Density estimation using Real NVP (Dinh et al., 2017), arXiv:1605.08803.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro.nn import DenseNN
         >>> from pyro_nf import transforms as T
@@ -107,7 +107,7 @@ def affine_coupling(
     Returns:
         A layer of ``(*batch, *event)``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import transforms as T
         >>> T.affine_coupling((4, 3), dim=-2)(torch.ones(5, 4, 3)).shape
@@ -156,7 +156,7 @@ def conditional_affine_coupling(
     Returns:
         A layer of ``(*batch, *event)``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import transforms as T
         >>> layer = T.conditional_affine_coupling(3, 2)

@@ -21,7 +21,7 @@ def batchnorm(input_dim: int, momentum: float = 0.1, epsilon: float = 1e-5) -> B
     Returns:
         A layer of ``(*batch, input_dim)``.
 
-    Example:
+    Examples:
         >>> from pyro_nf import transforms as T
         >>> T.batchnorm(3, momentum=0.2).momentum
         0.2
@@ -53,7 +53,7 @@ def conditional_batchnorm(
     Returns:
         A layer of ``(*batch, input_dim)``.
 
-    Example:
+    Examples:
         >>> from pyro_nf import transforms as T
         >>> T.conditional_batchnorm(3, 2).context_dim
         2

@@ -38,7 +38,7 @@ def block_autoregressive(
     Returns:
         A layer of ``(*batch, input_dim)``.
 
-    Example:
+    Examples:
         >>> from pyro_nf import transforms as T
         >>> T.block_autoregressive(3, hidden_factors=[4]).input_dim
         3
@@ -74,7 +74,7 @@ def conditional_block_autoregressive(
     Returns:
         A layer of ``(*batch, input_dim)``.
 
-    Example:
+    Examples:
         >>> from pyro_nf import transforms as T
         >>> T.conditional_block_autoregressive(3, 2, hidden_factors=[4]).context_dim
         2

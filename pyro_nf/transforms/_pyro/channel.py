@@ -34,7 +34,7 @@ class ConditionalGeneralizedChannelPermute(FlowTransform):
     Raises:
         TypeError, ValueError: If a size is out of range or unknown.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro.nn import DenseNN
         >>> from pyro_nf import transforms as T
@@ -117,7 +117,7 @@ def generalized_channel_permute(
     Returns:
         A layer of images ``(*batch, channels, height, width)``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import transforms as T
         >>> T.generalized_channel_permute(channels=2)(torch.ones(5, 2, 8, 8)).shape
@@ -150,7 +150,7 @@ def conditional_generalized_channel_permute(
     Returns:
         A layer of images ``(*batch, channels, height, width)``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import transforms as T
         >>> layer = T.conditional_generalized_channel_permute(2, channels=3)

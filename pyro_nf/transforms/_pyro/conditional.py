@@ -17,7 +17,7 @@ class ConditionalAffineAutoregressive(AffineAutoregressive):
 
     Arguments, cost, errors and source are those of :class:`AffineAutoregressive`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro.nn import ConditionalAutoRegressiveNN
         >>> from pyro_nf import transforms as T
@@ -34,7 +34,7 @@ class ConditionalAffineCoupling(AffineCoupling):
 
     Arguments, cost, errors and source are those of :class:`AffineCoupling`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro.nn import ConditionalDenseNN
         >>> from pyro_nf import transforms as T
@@ -52,7 +52,7 @@ class ConditionalNeuralAutoregressive(NeuralAutoregressive):
 
     Arguments, cost, errors and source are those of :class:`NeuralAutoregressive`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro.nn import ConditionalAutoRegressiveNN
         >>> from pyro_nf import transforms as T
@@ -70,7 +70,7 @@ class ConditionalSplineAutoregressive(SplineAutoregressive):
 
     Arguments, cost, errors and source are those of :class:`SplineAutoregressive`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro.nn import ConditionalAutoRegressiveNN
         >>> from pyro_nf import transforms as T

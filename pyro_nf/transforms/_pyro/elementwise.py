@@ -16,7 +16,7 @@ class ELUTransform(PyroELUTransform):
     Its image is :math:`(-1, \infty)`, which ``codomain`` says (Pyro's says (0, ∞), and rejects
     half of its own draws), and its inverse is exact (Pyro's adds 1e-8 before the logarithm).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import transforms as T
         >>> T.ELUTransform().inv(torch.tensor([2.0, 0.0]))
@@ -49,7 +49,7 @@ def elu(input_dim: int | None = None) -> ELUTransform:
     Returns:
         An elementwise transform without parameters.
 
-    Example:
+    Examples:
         >>> from pyro_nf import transforms as T
         >>> T.elu()
         ELUTransform()
@@ -69,7 +69,7 @@ def leaky_relu(input_dim: int | None = None) -> LeakyReLUTransform:
     Returns:
         An elementwise transform without parameters.
 
-    Example:
+    Examples:
         >>> from pyro_nf import transforms as T
         >>> T.leaky_relu()
         LeakyReLUTransform()
@@ -89,7 +89,7 @@ def tanh(input_dim: int | None = None) -> TanhTransform:
     Returns:
         An elementwise transform without parameters.
 
-    Example:
+    Examples:
         >>> from pyro_nf import transforms as T
         >>> T.tanh()
         TanhTransform()

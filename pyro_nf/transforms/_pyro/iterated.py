@@ -33,7 +33,7 @@ def iterated(repeats: int, base_fn: Callable[..., Any], *args: Any, **kwargs: An
     Raises:
         TypeError, ValueError: If ``repeats`` is no positive integer, or ``base_fn`` no callable.
 
-    Example:
+    Examples:
         >>> from pyro_nf import transforms as T
         >>> chain = T.iterated(2, T.affine_coupling, 4)
         >>> [part.kept for part in chain.parts]

@@ -99,7 +99,7 @@ class MatrixExponential(JointWiring):
         The Convolution Exponential and Generalized Sylvester Flows (Hoogeboom et al., 2020),
         arXiv:2006.01910.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import transforms as T
         >>> layer = T.MatrixExponential(3, normalization="spectral", bound=2.0)
@@ -135,7 +135,7 @@ class ConditionalMatrixExponential(GivenNetwork):
     Raises:
         TypeError, ValueError: If an option is out of its range or unknown.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro.nn import DenseNN
         >>> from pyro_nf import transforms as T
@@ -181,7 +181,7 @@ class ConditionalHouseholder(GivenNetwork):
     Raises:
         TypeError, ValueError: If a size is out of range or unknown.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro.nn import DenseNN
         >>> from pyro_nf import transforms as T
@@ -222,7 +222,7 @@ def householder(input_dim: int, count_transforms: int | None = None) -> Househol
     Returns:
         A layer of ``(*batch, input_dim)``.
 
-    Example:
+    Examples:
         >>> from pyro_nf import transforms as T
         >>> T.householder(4).bijection.reflections
         3
@@ -253,7 +253,7 @@ def conditional_householder(
     Returns:
         A layer of ``(*batch, input_dim)``.
 
-    Example:
+    Examples:
         >>> from pyro_nf import transforms as T
         >>> T.conditional_householder(4, 2).context_dim
         2
@@ -281,7 +281,7 @@ def matrix_exponential(
     Returns:
         A layer of ``(*batch, input_dim)``.
 
-    Example:
+    Examples:
         >>> from pyro_nf import transforms as T
         >>> T.matrix_exponential(3, normalization="weight", bound=0.5).bijection.bound
         0.5
@@ -315,7 +315,7 @@ def conditional_matrix_exponential(
     Returns:
         A layer of ``(*batch, input_dim)``.
 
-    Example:
+    Examples:
         >>> from pyro_nf import transforms as T
         >>> T.conditional_matrix_exponential(3, 2).context_dim
         2

@@ -48,7 +48,7 @@ class NeuralAutoregressive(NetworkAutoregressive):
     References:
         Neural Autoregressive Flows (Huang et al., 2018), arXiv:1804.00779.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro.nn import AutoRegressiveNN
         >>> from pyro_nf import transforms as T
@@ -109,7 +109,7 @@ def neural_autoregressive(
     Returns:
         A layer of ``(*batch, input_dim)``.
 
-    Example:
+    Examples:
         >>> from pyro_nf import transforms as T
         >>> T.neural_autoregressive(3, activation="tanh", width=8).bijection.units
         8
@@ -154,7 +154,7 @@ def conditional_neural_autoregressive(
     Returns:
         A layer of ``(*batch, input_dim)``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import transforms as T
         >>> layer = T.conditional_neural_autoregressive(3, 2, width=4)

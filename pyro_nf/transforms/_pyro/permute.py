@@ -29,7 +29,7 @@ class Permute(FlowTransform):
     Raises:
         TypeError, ValueError: If it is no permutation, or ``dim`` not negative.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import transforms as T
         >>> T.Permute(torch.tensor([2, 0, 1]))(torch.tensor([10.0, 11.0, 12.0]))
@@ -120,7 +120,7 @@ def permute(
     Raises:
         ValueError: If the sizes do not fit ``dim``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import transforms as T
         >>> T.permute((3, 2), [2, 0, 1], dim=-2)(torch.ones(5, 3, 2)).shape

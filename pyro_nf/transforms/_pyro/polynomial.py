@@ -40,7 +40,7 @@ class Polynomial(NetworkAutoregressive):
     References:
         Sum-of-Squares Polynomial Flow (Jaini et al., 2019), arXiv:1905.02325.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro.nn import AutoRegressiveNN
         >>> from pyro_nf import transforms as T
@@ -110,7 +110,7 @@ def polynomial(
     Returns:
         A layer of ``(*batch, input_dim)``.
 
-    Example:
+    Examples:
         >>> from pyro_nf import transforms as T
         >>> T.polynomial(3, count_degree=2, count_sum=1).bijection.param_count
         4
@@ -155,7 +155,7 @@ def conditional_polynomial(
     Returns:
         A layer of ``(*batch, input_dim)``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import transforms as T
         >>> layer = T.conditional_polynomial(3, 2)

@@ -43,7 +43,7 @@ class Spline(Elementwise):
         - Invertible Generative Modeling using Linear Rational Splines (Dolatabadi et al., 2020),
           arXiv:2001.05168.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import transforms as T
         >>> layer = T.Spline(3, count_bins=4, order="quadratic")
@@ -91,7 +91,7 @@ class ConditionalSpline(Spline):
     Raises:
         TypeError, ValueError: If an option is out of its range, or the context's size unknown.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro.nn import DenseNN
         >>> from pyro_nf import transforms as T
@@ -140,7 +140,7 @@ def spline(
     Returns:
         A layer of ``(*batch, input_dim)``.
 
-    Example:
+    Examples:
         >>> from pyro_nf import transforms as T
         >>> T.spline(3, count_bins=4).bijection.bins
         4
@@ -174,7 +174,7 @@ def conditional_spline(
     Returns:
         A layer of ``(*batch, input_dim)``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import transforms as T
         >>> layer = T.conditional_spline(3, 2)

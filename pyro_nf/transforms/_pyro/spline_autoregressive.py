@@ -42,7 +42,7 @@ class SplineAutoregressive(NetworkAutoregressive):
         - Invertible Generative Modeling using Linear Rational Splines (Dolatabadi et al., 2020),
           arXiv:2001.05168.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro.nn import AutoRegressiveNN
         >>> from pyro_nf import transforms as T
@@ -102,7 +102,7 @@ def spline_autoregressive(
     Returns:
         A layer of ``(*batch, input_dim)``.
 
-    Example:
+    Examples:
         >>> from pyro_nf import transforms as T
         >>> T.spline_autoregressive(3, order="quadratic").bijection.param_count
         23
@@ -150,7 +150,7 @@ def conditional_spline_autoregressive(
     Returns:
         A layer of ``(*batch, input_dim)``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import transforms as T
         >>> layer = T.conditional_spline_autoregressive(3, 2)

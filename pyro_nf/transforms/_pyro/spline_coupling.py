@@ -48,7 +48,7 @@ class SplineCoupling(SplitCoupling):
     References:
         Neural Spline Flows (Durkan et al., 2019), arXiv:1906.04032.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro.nn import DenseNN
         >>> from pyro_nf import transforms as T
@@ -118,7 +118,7 @@ def spline_coupling(
     Returns:
         A layer of ``(*batch, input_dim)``.
 
-    Example:
+    Examples:
         >>> from pyro_nf import transforms as T
         >>> T.spline_coupling(5, order="quadratic").bijection.param_count
         23
@@ -169,7 +169,7 @@ def conditional_spline_coupling(
     Returns:
         A layer of ``(*batch, input_dim)``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import transforms as T
         >>> layer = T.conditional_spline_coupling(5, 2)

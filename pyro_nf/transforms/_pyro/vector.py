@@ -33,7 +33,7 @@ class Planar(JointWiring):
     References:
         Variational Inference with Normalizing Flows (Rezende & Mohamed, 2015), arXiv:1505.05770.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import transforms as T
         >>> T.Planar(3).inv(torch.ones(5, 3)).shape
@@ -60,7 +60,7 @@ class Radial(JointWiring):
     References:
         Variational Inference with Normalizing Flows (Rezende & Mohamed, 2015), arXiv:1505.05770.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import transforms as T
         >>> T.Radial(3).inv(torch.ones(5, 3)).shape
@@ -92,7 +92,7 @@ class Sylvester(JointWiring):
         Sylvester Normalizing Flows for Variational Inference (van den Berg et al., 2018),
         arXiv:1803.05649.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro_nf import transforms as T
         >>> T.Sylvester(3, count_transforms=2).inv(torch.ones(5, 3)).shape
@@ -120,7 +120,7 @@ class ConditionalPlanar(GivenNetwork):
         TypeError: If the network is no callable, or makes no tensors.
         ValueError: If a size is neither given nor said by the network, or what it makes differs.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro.nn import DenseNN
         >>> from pyro_nf import transforms as T
@@ -159,7 +159,7 @@ class ConditionalRadial(GivenNetwork):
         TypeError: If the network is no callable, or makes no tensors.
         ValueError: If a size is neither given nor said by the network, or what it makes differs.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from pyro.nn import DenseNN
         >>> from pyro_nf import transforms as T
@@ -197,7 +197,7 @@ def planar(input_dim: int) -> Planar:
     Returns:
         A layer of ``(*batch, input_dim)``.
 
-    Example:
+    Examples:
         >>> from pyro_nf import transforms as T
         >>> T.planar(3).input_dim
         3
@@ -225,7 +225,7 @@ def conditional_planar(
     Returns:
         A layer of ``(*batch, input_dim)``.
 
-    Example:
+    Examples:
         >>> from pyro_nf import transforms as T
         >>> T.conditional_planar(3, 2).context_dim
         2
@@ -244,7 +244,7 @@ def radial(input_dim: int) -> Radial:
     Returns:
         A layer of ``(*batch, input_dim)``.
 
-    Example:
+    Examples:
         >>> from pyro_nf import transforms as T
         >>> T.radial(3).input_dim
         3
@@ -272,7 +272,7 @@ def conditional_radial(
     Returns:
         A layer of ``(*batch, input_dim)``.
 
-    Example:
+    Examples:
         >>> from pyro_nf import transforms as T
         >>> T.conditional_radial(3, 2).context_dim
         2
@@ -292,7 +292,7 @@ def sylvester(input_dim: int, count_transforms: int | None = None) -> Sylvester:
     Returns:
         A layer of ``(*batch, input_dim)``.
 
-    Example:
+    Examples:
         >>> from pyro_nf import transforms as T
         >>> T.sylvester(4).bijection.reflections
         3
@@ -322,7 +322,7 @@ def conditional_sylvester(
     Returns:
         A layer of ``(*batch, input_dim)``.
 
-    Example:
+    Examples:
         >>> from pyro_nf import transforms as T
         >>> T.conditional_sylvester(4, 2).context_dim
         2

@@ -39,7 +39,7 @@ def sweep(
         - Masked autoregressive flow for density estimation (Papamakarios et al., 2017),
           arXiv:1705.07057.
 
-    Example:
+    Examples:
         >>> from pyro_nf.bijections import Affine
         >>> x, ladj = sweep(MaskedMLP(3, 2, order=[2, 0, 1]), Affine(), torch.randn(3, 5))
         >>> x.shape, ladj.shape
