@@ -16,7 +16,7 @@ from pyro_nf.nn._monotone import Monotone, softplus
 BlockResidual = Literal["normal", "gated"] | None
 
 # Without a graph, columns are evaluated in parts whose units, 4 bytes each, fit in a core's cache.
-_CACHED_UNITS = 2**17
+_CACHED_UNITS = 2**18
 
 
 class LayerValues(NamedTuple):
