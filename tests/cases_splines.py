@@ -43,7 +43,7 @@ _FLOWS = [
         largest_scale=1.0 if name == "bernstein" and c else 3.0,
     )
     for name, make in (("sos", flows.sos), ("bernstein", flows.bernstein))
-    for size, c in ((1, 0), (3, 0), (3, 2))
+    for size, c in ((1, 0), (3, 2))
 ]
 
 _CIRCLE = B.CircularSpline(bins=5)
