@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pyro_nf import bijections, distributions, flows, transforms
 
-SCALES = pytest.mark.parametrize("scale", [None, 1.0, 3.0], ids=["fresh", "N(0,1)", "3N(0,1)"])
+# Never at the fresh parameters alone: there many wrong formulas are right.
+SCALES = pytest.mark.parametrize("scale", [1.0, 3.0], ids=["N(0,1)", "3N(0,1)"])
 EVERY = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
@@ -58,8 +59,8 @@ def rounding(layer: transforms.FlowTransform, x: Tensor, context: Tensor | None)
 
 @EVERY
 @SCALES
-def test_log_det_is_autograds(case: Case, scale: float | None) -> None:
-    layer = build(case, scale=None if scale is None else min(scale, case.largest_scale))
+def test_log_det_is_autograds(case: Case, scale: float) -> None:
+    layer = build(case, scale=min(scale, case.largest_scale))
     x, context = inputs(case, (3,))
     y, ladj = layer.forward_and_ladj(x, context)
     want = []
@@ -76,8 +77,8 @@ def test_log_det_is_autograds(case: Case, scale: float | None) -> None:
 
 @EVERY
 @SCALES
-def test_round_trip(case: Case, scale: float | None) -> None:
-    layer = build(case, scale=None if scale is None else min(scale, case.largest_scale))
+def test_round_trip(case: Case, scale: float) -> None:
+    layer = build(case, scale=min(scale, case.largest_scale))
     x, context = inputs(case)
     y = layer.forward_and_ladj(x, context)[0]
     back = layer.inverse_and_ladj(y, context)[0]
