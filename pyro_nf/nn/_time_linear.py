@@ -1,0 +1,116 @@
+"""A linear layer of a vector field: its output depends on the time, and on a context."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from pyro_nf.nn._linear import spread
+
+TimeConditioning = Literal["concatsquash", "concat", "none"]
+
+
+class TimeLinear(nn.Module):
+    r"""An affine map of the leading axis whose shift and scale depend on time and context.
+
+    - "concat": :math:`W h + b + t w + V c`, the time as one more input;
+    - "concatsquash": :math:`(W h + b) \odot \sigma(g + t u + G c) + t w + V c`;
+    - "none": :math:`W h + b + V c`.
+
+    Args:
+        input_dim: Rows of h.
+        output_dim: Rows of the result.
+        time: How the time enters.
+        context_dim: Size of the context c; 0 for none.
+        zero_init: Whether the result starts at 0, whatever the time.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        output_dim: int,
+        *,
+        time: TimeConditioning,
+        context_dim: int = 0,
+        zero_init: bool = False,
+    ) -> None:
+        super().__init__()
+        bound = 0.0 if zero_init else 1 / math.sqrt(input_dim + context_dim + (time != "none"))
+
+        def parameter(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))
+
+        self.sizes = input_dim, output_dim, context_dim
+        self.time = time
+        self.weight = parameter(output_dim, input_dim)
+        self.bias = parameter(output_dim)
+        self.time_weight = None if time == "none" else parameter(output_dim)
+        self.context_weight = parameter(output_dim, context_dim) if context_dim else None
+        squash = time == "concatsquash"
+        self.gate_bias = nn.Parameter(torch.zeros(output_dim)) if squash else None
+        self.gate_time = nn.Parameter(torch.zeros(output_dim)) if squash else None
+        self.gate_context = (
+            nn.Parameter(torch.zeros(output_dim, context_dim)) if squash and context_dim else None
+        )
+
+    def read(self, name: str, context: Tensor | None, batch: torch.Size) -> dict[str, Tensor]:
+        """Reads the numbers of one solve, under names that begin with ``name``.
+
+        Args:
+            name: The layer's, unique in the network.
+            context: Shape ``(*context_batch, context_dim)``, or None.
+            batch: The batch of h.
+        """
+        values = {f"{name}.weight": self.weight, f"{name}.bias": self.bias[:, None]}
+        if self.context_weight is not None and context is not None:
+            values[f"{name}.shift"] = _term(self.context_weight, context, batch)
+        if self.time_weight is not None:
+            values[f"{name}.time"] = self.time_weight[:, None]
+        if self.gate_bias is not None and self.gate_time is not None:
+            gate = self.gate_bias[:, None]
+            if self.gate_context is not None and context is not None:
+                gate = gate + _term(self.gate_context, context, batch)
+            values[f"{name}.gate"] = gate
+            values[f"{name}.gate_time"] = self.gate_time[:, None]
+        return values
+
+    @staticmethod
+    def apply(
+        values: dict[str, Tensor], name: str, t: Tensor, h: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Evaluates the layer on h ``(input_dim, columns)``.
+
+        Returns:
+            The result ``(output_dim, columns)``, and the factor on ``weight @ h``, of shape
+            ``(output_dim, columns)`` or ``(output_dim, 1)``; None where it is 1.
+        """
+        bias, shift = values[f"{name}.bias"], values.get(f"{name}.shift")
+        time = values.get(f"{name}.time")
+        if time is not None:
+            time = time * t
+            shift = time if shift is None else shift + time
+        if f"{name}.gate" not in values:
+            total = bias if shift is None else bias + shift
+            return torch.addmm(total, values[f"{name}.weight"], h), None
+        factor = gate(values, name, t)
+        result = torch.addmm(bias, values[f"{name}.weight"], h) * factor
+        return (result if shift is None else result + shift), factor
+
+    def extra_repr(self) -> str:
+        """Shows the sizes."""
+        inputs, outputs, context = self.sizes
+        return f"{inputs}, {outputs}, time={self.time!r}, context_dim={context}"
+
+
+def gate(values: dict[str, Tensor], name: str, t: Tensor) -> Tensor:
+    """The factor of a "concatsquash" layer at time t."""
+    return torch.sigmoid(torch.addcmul(values[f"{name}.gate"], values[f"{name}.gate_time"], t))
+
+
+def _term(weight: Tensor, context: Tensor, batch: torch.Size) -> Tensor:
+    """``weight @ c`` for each column of the batch, computed once for each row of the context."""
+    rows = context.reshape(math.prod(context.shape[:-1]), context.shape[-1])
+    return spread((weight @ rows.t()).reshape(len(weight), *context.shape[:-1]), batch)
