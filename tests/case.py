@@ -36,6 +36,8 @@ class Case:
             map at all.
         inverse_error: How far a round trip may miss beyond rounding, in float64.
         far: Whether inputs to ±100 are in the domain.
+        solver_error: How far two results may differ because a solver found each step by step.
+        traceable: Whether ``torch.func`` and forward mode pass through; if not, they raise.
         bfloat16: Whether the layer computes in bfloat16; if not, it raises a ``TypeError``.
     """
 
@@ -49,8 +51,16 @@ class Case:
     maps: Directions = "both"
     largest_scale: float = 3.0
     inverse_error: float = 1e-8
+    solver_error: float = 0.0
+    traceable: bool = True
     bfloat16: bool = True
     far: bool = True
+
+    @property
+    def slack(self) -> dict[str, float]:
+        """Tolerances of ``assert_close``: its own, unless a solver's error is larger."""
+        error = self.solver_error
+        return {"rtol": error, "atol": error} if error else {}
 
 
 def wired(

@@ -7,6 +7,7 @@ Every test of the contract runs over all cases. A public name that no case cover
 from __future__ import annotations
 
 import cases_block
+import cases_continuous
 import cases_convex
 import cases_core
 import cases_pyro
@@ -24,6 +25,7 @@ CASES = [
         cases_block,
         cases_residual,
         cases_convex,
+        cases_continuous,
         cases_sigmoidal,
         cases_splines,
         cases_vector,
@@ -38,12 +40,14 @@ COVERED_ELSEWHERE = {
     "AutoregressivePrior": "test_sequence.py",
     "ConvergenceError": "test_root.py",
     "DiagonalNormal": "test_bases.py",
+    "Evaluations": "test_continuous.py",
     "Flow": "test_flow_distribution.py",
     "FlowDistribution": "test_flow_distribution.py",
     "FlowMixture": "test_structure.py",
     "FlowSequence": "test_sequence.py",
     "FlowTransform": "abstract",
     "GaussianMixture": "test_bases.py",
+    "IntegrationError": "test_continuous.py",
     "LogDetSeries": "test_residual.py",
     "MixtureOfFlows": "test_structure.py",
     "Root": "test_root.py",

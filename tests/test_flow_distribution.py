@@ -166,6 +166,46 @@ def test_auxiliary_collects_per_sample_and_adds_over_layers() -> None:
     assert results == {}
 
 
+class Costly(Reporting):
+    """Reports a side result of its own only where it is wanted."""
+
+    side_results = ("norm", "costly")
+    computed = 0
+
+    def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if self.wanted("costly"):
+            self.computed += 1
+            self.record("costly", x.abs().sum(-1))
+        return super().forward_and_ladj(x, context)
+
+    inverse_and_ladj = forward_and_ladj
+
+
+def test_auxiliary_collects_by_name_what_is_wanted() -> None:
+    layer = Costly()
+    flow = Flow(DiagonalNormal(2), [layer, ActNorm(2), layer])
+    x = torch.randn(5, 2)
+    flow().log_prob(x)
+    with flow.auxiliary(["norm"]) as outer:
+        assert layer.wanted("norm")
+        assert not layer.wanted("costly")
+        flow().log_prob(x)
+        assert (layer.computed, list(outer)) == (0, ["norm"])
+        with flow.auxiliary(["costly", "other"]) as inner, flow.auxiliary([]) as nothing:
+            flow().log_prob(x)
+    assert (layer.computed, nothing) == (2, {})
+    assert (list(outer), list(inner)) == (["norm"], ["costly"])
+    torch.testing.assert_close(inner["costly"], 2 * x.abs().sum(-1))
+    torch.testing.assert_close(outer["norm"], 4 * x.square().sum(-1))
+    assert not layer.wanted("norm")
+    with flow.auxiliary() as everything:
+        flow().log_prob(x)
+    assert sorted(everything) == ["costly", "norm"]
+    with pytest.raises(TypeError, match=r"names='norm'. Pass a list of names: \['norm'\]"):
+        flow.auxiliary("norm").__enter__()
+    assert flow.aux_weights == {}
+
+
 def test_any_module_that_gives_a_distribution_is_a_base() -> None:
     class Laplace(nn.Module):
         def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:

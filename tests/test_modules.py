@@ -103,9 +103,11 @@ def test_the_inverse_is_a_module_with_the_layers_parameters(case: Case) -> None:
         torch.testing.assert_close(got, want)
     bound = layer.condition(context)
     assert bound.inv.inv is bound
-    torch.testing.assert_close(bound.inv(bound(x)), x)
+    torch.testing.assert_close(bound.inv(bound(x)), x, **case.slack)
     torch.testing.assert_close(
-        bound.inv.log_abs_det_jacobian(y, x), -bound.log_abs_det_jacobian(x, y)
+        bound.inv.log_abs_det_jacobian(y, x),
+        -bound.log_abs_det_jacobian(x, y),
+        **case.slack,
     )
 
 
@@ -128,7 +130,8 @@ def test_dtype_follows_input_and_parameters(case: Case, dtype: torch.dtype) -> N
     want = exact.forward_and_ladj(x.double(), None if context is None else context.double())
     tolerance = {torch.float32: 1e-4, torch.float64: 1e-12, torch.bfloat16: 0.1}[dtype]
     for got, expected in zip((y, ladj), want, strict=True):
-        torch.testing.assert_close(got.double(), expected, rtol=tolerance, atol=tolerance)
+        error = max(tolerance, case.solver_error)
+        torch.testing.assert_close(got.double(), expected, rtol=error, atol=error)
 
 
 @pytest.mark.parametrize(

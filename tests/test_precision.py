@@ -43,14 +43,14 @@ def test_float32_agrees_with_float64_far_out(case: Case) -> None:
     ).amax(0)
     error = (y - y64).abs().amax(-1) / (1 + y64.abs().amax(-1))
     slack = rounding * steepness / (1 + y64.detach().abs().amax(-1))
-    assert (error - slack).max() <= 1e-4
+    assert (error - slack).max() <= 1e-4 + case.solver_error
     slope = torch.zeros_like(x64)
     if ladj64.requires_grad:
         slope = torch.autograd.grad(ladj64.sum(), x64, allow_unused=True, materialize_grads=True)[
             0
         ]
     error = (ladj - ladj64).abs() / (1 + ladj64.abs())
-    assert (error - rounding * slope.norm(dim=-1)).max() <= 1e-4
+    assert (error - rounding * slope.norm(dim=-1)).max() <= 1e-4 + case.solver_error
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -11,8 +11,15 @@ from torch import Tensor
 from pyro_nf import bijections, distributions, flows, transforms
 
 # Never at the fresh parameters alone: there many wrong formulas are right.
-SCALES = pytest.mark.parametrize("scale", [1.0, 3.0], ids=["N(0,1)", "3N(0,1)"])
 EVERY = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+AT_SCALES = pytest.mark.parametrize(
+    ("case", "scale"),
+    [
+        pytest.param(case, scale, id=f"{case.name}-{scale:g}N(0,1)")
+        for case in CASES
+        for scale in sorted({1.0, min(3.0, case.largest_scale)})
+    ],
+)
 
 
 def test_every_public_name_has_a_case() -> None:
@@ -57,10 +64,9 @@ def rounding(layer: transforms.FlowTransform, x: Tensor, context: Tensor | None)
     return 32 * torch.finfo(x.dtype).eps * torch.stack(rows)
 
 
-@EVERY
-@SCALES
+@AT_SCALES
 def test_log_det_is_autograds(case: Case, scale: float) -> None:
-    layer = build(case, scale=min(scale, case.largest_scale))
+    layer = build(case, scale=scale)
     x, context = inputs(case, (3,))
     y, ladj = layer.forward_and_ladj(x, context)
     want = []
@@ -70,24 +76,26 @@ def test_log_det_is_autograds(case: Case, scale: float) -> None:
     slack = rounding(layer, x, context)
     rows = slack < 1  # the others are maps that float64 cannot invert
     assert rows.any()
-    assert ((ladj - ladj.new_tensor(want)).abs() - slack)[rows].max() <= 1e-9
+    assert ((ladj - ladj.new_tensor(want)).abs() - slack)[rows].max() <= 1e-9 + case.solver_error
     back_ladj = layer.inverse_and_ladj(y, context)[1]
-    assert ((back_ladj + ladj).abs() - slack)[rows].max() <= 1e-9
+    assert ((back_ladj + ladj).abs() - slack)[rows].max() <= 1e-9 + case.solver_error
 
 
-@EVERY
-@SCALES
+@AT_SCALES
 def test_round_trip(case: Case, scale: float) -> None:
-    layer = build(case, scale=min(scale, case.largest_scale))
+    layer = build(case, scale=scale)
     x, context = inputs(case)
     y = layer.forward_and_ladj(x, context)[0]
     back = layer.inverse_and_ladj(y, context)[0]
     slack = rounding(layer, x, context)
     rows = slack < 1  # the others are maps that float64 cannot invert
     assert rows.any()
-    assert ((back - x).abs().amax(-1) - slack)[rows].max() <= case.inverse_error
+    assert ((back - x).abs().amax(-1) - slack)[
+        rows
+    ].max() <= case.inverse_error + case.solver_error
     # However badly conditioned, what comes back maps to the same data.
-    torch.testing.assert_close(layer.forward_and_ladj(back, context)[0], y, rtol=1e-9, atol=1e-8)
+    again = layer.forward_and_ladj(back, context)[0]
+    torch.testing.assert_close(again, y, **{"rtol": 1e-9, "atol": 1e-8} | case.slack)
 
 
 @EVERY
@@ -115,8 +123,8 @@ def test_batches_of_every_rank(case: Case, batch: tuple[int, ...]) -> None:
     assert y.dtype == ladj.dtype == back.dtype == back_ladj.dtype == torch.float64
     if batch == (2, 5):
         row = layer.forward_and_ladj(x[1, 3], None if context is None else context[1, 3])
-        torch.testing.assert_close(y[1, 3], row[0])
-        torch.testing.assert_close(ladj[1, 3], row[1])
+        torch.testing.assert_close(y[1, 3], row[0], **case.slack)
+        torch.testing.assert_close(ladj[1, 3], row[1], **case.slack)
 
 
 @EVERY
@@ -129,7 +137,7 @@ def test_context_batches_broadcast_aligned_right(case: Case) -> None:
         full = c.expand(2, 5, case.context_dim)
         for run in (layer.forward_and_ladj, layer.inverse_and_ladj):
             for got, want in zip(run(x, c), run(x, full.clone()), strict=True):
-                torch.testing.assert_close(got, want)
+                torch.testing.assert_close(got, want, **case.slack)
     y, ladj = layer.forward_and_ladj(x[0], context[:, :1])  # the context's batch is the larger
     assert y.shape == (2, 5, case.input_dim)
     assert ladj.shape == (2, 5)
@@ -167,12 +175,11 @@ def test_the_inverse_has_the_gradients_of_the_inverse_function(case: Case) -> No
     weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(3), dtype=x.dtype)
     leaves = [x, *layer.parameters()]
     grads = torch.autograd.grad((weights * back).sum(), leaves, allow_unused=True)
-    torch.testing.assert_close(grads[0], weights, rtol=0, atol=case.inverse_error)
+    error = max(case.inverse_error, case.solver_error)
+    torch.testing.assert_close(grads[0], weights, rtol=0, atol=error)
     for grad in grads[1:]:
         if grad is not None:
-            torch.testing.assert_close(
-                grad, torch.zeros_like(grad), rtol=0, atol=case.inverse_error
-            )
+            torch.testing.assert_close(grad, torch.zeros_like(grad), rtol=0, atol=error)
     assert back_ladj.shape == (5,)
 
 

@@ -53,6 +53,10 @@ def test_vmap_over_rows(case: Case) -> None:
 def test_functional_jacobian(case: Case) -> None:
     for _, run, value, context in directions(case):
         row, c = value[0], None if context is None else context[0]
+        if not case.traceable:
+            with pytest.raises(RuntimeError, match="torch.func"):
+                torch.func.jacrev(lambda v, c=c, run=run: run(v, c)[0])(row)
+            continue
         jacobian = torch.func.jacrev(lambda v, c=c, run=run: run(v, c)[0])(row)
         want = torch.autograd.functional.jacobian(lambda v, c=c, run=run: run(v, c)[0], row)
         torch.testing.assert_close(jacobian, want)
@@ -80,7 +84,11 @@ def test_second_derivatives(case: Case) -> None:
             2 * step
         )
         flat = hessian.reshape(row.numel(), row.numel()) @ direction.reshape(-1)
-        torch.testing.assert_close(flat, difference.reshape(-1), rtol=1e-5, atol=1e-6)
+        # A solver's choice of steps jumps where its input moves, so differences see its error.
+        slack = (
+            {"rtol": 1e-5, "atol": 1e-6} if not case.solver_error else {"rtol": 0.02, "atol": 0.02}
+        )
+        torch.testing.assert_close(flat, difference.reshape(-1), **slack)
 
 
 # The compiler is slow, so twins of one code are left out: a context, one dimension, further
@@ -120,6 +128,13 @@ def test_compiles_without_a_break(case: Case) -> None:
 def test_forward_mode_agrees_with_the_jacobian(case: Case) -> None:
     for _, run, value, context in directions(case):
         row, c = value[0], None if context is None else context[0]
+        if not case.traceable:
+            with (
+                torch.autograd.forward_ad.dual_level(),
+                pytest.raises(RuntimeError, match="forward mode"),
+            ):
+                run(row, c)
+            continue
         tangent = torch.linspace(-1, 1, row.numel(), dtype=row.dtype).reshape(row.shape)
         with torch.autograd.forward_ad.dual_level():
             dual = torch.autograd.forward_ad.make_dual(row, tangent)

@@ -39,6 +39,10 @@ class Flow(nn.Module):
         ValueError: If base, transform and support do not fit: a transform of an interval needs a
             base on that interval.
 
+    Attributes:
+        aux_weights: Weight of each side result of the layers by name, where ``fit_density`` is
+            given none; ``{}`` at first. A plain dict, no part of the ``state_dict``.
+
     Examples:
         >>> import torch
         >>> from pyro_nf.distributions import DiagonalNormal, Flow
@@ -77,6 +81,7 @@ class Flow(nn.Module):
                 f"input_dim={size}. Build both with the same input_dim."
             )
         check_base(base, self._any_context(), self.transform.domain)
+        self.aux_weights: dict[str, float] = {}
 
     @property
     def input_dim(self) -> int | None:
@@ -150,8 +155,11 @@ class Flow(nn.Module):
         self.transform.initialize(x, context if self.transform.context_dim else None)
 
     @contextmanager
-    def auxiliary(self) -> Iterator[dict[str, Tensor]]:
+    def auxiliary(self, names: Iterable[str] | None = None) -> Iterator[dict[str, Tensor]]:
         """Collects what layers report beside the density (see ``FlowTransform.auxiliary``).
+
+        Args:
+            names: What to collect; None for all.
 
         Yields:
             A dict from name to tensor of shape ``(*batch,)``, filled by the passes in the block.
@@ -165,5 +173,5 @@ class Flow(nn.Module):
             >>> side_results
             {}
         """
-        with self.transform.auxiliary() as results:
+        with self.transform.auxiliary(names) as results:
             yield results

@@ -43,6 +43,10 @@ class MixtureOfFlows(nn.Module):
         hidden_dims: Widths of the network that makes weights from the context.
         seed: Seed of the parts of the data on which ``initialize`` starts the components.
 
+    Attributes:
+        aux_weights: As a flow's, ``{}`` at first: the components' own are not used, because their
+            side results are added up by name.
+
     Raises:
         TypeError: If ``flows`` is no sequence, or a component no flow.
         ValueError: If there is none, shapes, supports or sizes disagree, or an option is unknown.
@@ -88,6 +92,7 @@ class MixtureOfFlows(nn.Module):
                 "Pass context_dim=3, say."
             )
         self.seed = non_negative_int("MixtureOfFlows", "seed", seed)
+        self.aux_weights: dict[str, float] = {}
         count = len(self.flows)
         if weights == "context":
             self.network = MLP(self.context_dim, count, hidden_dims)
@@ -167,10 +172,17 @@ class MixtureOfFlows(nn.Module):
             flow.initialize(rows[part], own)
 
     @contextmanager
-    def auxiliary(self) -> Iterator[dict[str, Tensor]]:
-        """Collects what the components' layers report beside the density, added up by name."""
+    def auxiliary(self, names: Iterable[str] | None = None) -> Iterator[dict[str, Tensor]]:
+        """Collects what the components' layers report beside the density, added up by name.
+
+        Args:
+            names: What to collect; None for all.
+
+        Yields:
+            A dict from name to tensor of shape ``(*batch,)``, filled by the passes in the block.
+        """
         tokens = [p._token for p in self.modules() if isinstance(p, FlowTransform)]
-        with auxiliary_channel.collect(tokens) as results:
+        with auxiliary_channel.collect(tokens, names) as results:
             yield results
 
     def extra_repr(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -88,6 +88,11 @@ class AutoregressivePrior(nn.Module):
         """Size of the state that summarises the past."""
         return self.flow.context_dim
 
+    @property
+    def aux_weights(self) -> dict[str, float]:
+        """The flow's weights of side results, which weigh their mean over rows and times."""
+        return self.flow.aux_weights
+
     def forward(self, context: Tensor | None = None) -> FlowSequence:
         """Creates the distribution of sequences, given a context where the prior has one.
 
@@ -150,9 +155,16 @@ class AutoregressivePrior(nn.Module):
         self.flow.initialize(x, self.states(x, distribution.first))
 
     @contextmanager
-    def auxiliary(self) -> Iterator[dict[str, Tensor]]:
-        """Collects what the flow's layers report beside the density (see ``Flow.auxiliary``)."""
-        with self.flow.auxiliary() as results:
+    def auxiliary(self, names: Iterable[str] | None = None) -> Iterator[dict[str, Tensor]]:
+        """Collects what the flow's layers report beside the density (see ``Flow.auxiliary``).
+
+        Args:
+            names: What to collect; None for all.
+
+        Yields:
+            A dict from name to tensor of shape ``(*batch, T)``, filled by the passes in the block.
+        """
+        with self.flow.auxiliary(names) as results:
             yield results
 
     def extra_repr(self) -> str:

@@ -3,6 +3,7 @@
 from pyro_nf.flows.autoregressive import iaf, maf
 from pyro_nf.flows.block import bnaf
 from pyro_nf.flows.circular import circular_nsf
+from pyro_nf.flows.continuous import cnf, ot_flow, rnode
 from pyro_nf.flows.convex import convex_potential
 from pyro_nf.flows.coupling import nice, realnvp
 from pyro_nf.flows.integral import umnn
@@ -17,6 +18,7 @@ __all__ = [
     "bernstein",
     "bnaf",
     "circular_nsf",
+    "cnf",
     "convex_potential",
     "flow_plus_plus",
     "gaussianization",
@@ -25,10 +27,12 @@ __all__ = [
     "naf",
     "nice",
     "nsf",
+    "ot_flow",
     "planar",
     "radial",
     "realnvp",
     "residual_flow",
+    "rnode",
     "sos",
     "sylvester",
     "umnn",

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, Subset
 
-from pyro_nf.infer._inputs import OWNER, Expected, unpack
+from pyro_nf.infer._inputs import Expected
 
 Batch = tuple[Tensor, Tensor | None]
 
-_DEFAULT_BATCH = 512
+DEFAULT_BATCH = 512
 _INITIAL_ROWS = 4096
 _EVALUATION_BATCH = 4096
 
@@ -95,7 +95,7 @@ class LoaderBatches:
             batch = next(self._batches)
         except StopIteration:
             if self._position == 0:
-                raise _no_batches() from None
+                raise _no_batches(self._expected.owner) from None
             self._begin()
             return self.next()
         self._position += 1
@@ -111,11 +111,11 @@ class LoaderBatches:
             if own is not None and own_state is not None:
                 own.set_state(own_state)
             return self._convert(batch, check_values=True)
-        raise _no_batches()
+        raise _no_batches(self._expected.owner)
 
     def _convert(self, batch: Any, *, check_values: bool) -> Batch:
         name = "the DataLoader's batch"
-        x, context = unpack(batch, name)
+        x, context = self._expected.unpack(batch, name)
         return self._expected.pair(x, context, name=name, check_values=check_values)
 
     @property
@@ -154,7 +154,7 @@ class HeldOut:
         if isinstance(self.source, DataLoader):
             for batch in self.source:
                 name = "the held-out DataLoader's batch"
-                x, context = unpack(batch, name)
+                x, context = self.expected.unpack(batch, name)
                 yield self.expected.pair(x, context, name=name, check_values=not self.checked)
             self.checked = True
             return
@@ -175,17 +175,19 @@ def prepare(
 ) -> tuple[Batches, HeldOut | None]:
     """Checks all data and returns the batches to train on and the rows held out, if any."""
     generator = torch.Generator("cpu").manual_seed(seed)
-    fraction = _fraction(validation)
+    owner = expected.owner
+    fraction = _fraction(owner, validation)
     held_out = None if fraction is not None else _given(expected, validation)
 
     if isinstance(data, DataLoader):
         if context is not None or batch_size is not None:
             what = "context" if context is not None else "batch_size"
             raise ValueError(
-                f"{OWNER} got {what} beside a DataLoader. Let the loader yield (x, context) "
+                f"{owner} got {what} beside a DataLoader. Let the loader yield (x, context) "
                 "in batches of its own."
             )
         if fraction:
+            _check_splittable(owner, data, fraction)
             data, rest = _split_loader(data, fraction, generator)
             held_out = HeldOut(rest, expected)
         return LoaderBatches(data, expected), held_out
@@ -200,14 +202,14 @@ def prepare(
     if len(x) < 2:
         out = f", of which {total - len(x)} is held out for validation" if fraction else ""
         raise ValueError(
-            f"{OWNER} got {total} row{'s' * (total != 1)}{out}. Pass at least two to train on."
+            f"{owner} got {total} row{'s' * (total != 1)}{out}. Pass at least two to train on."
         )
     if batch_size is not None and batch_size > len(x):
         raise ValueError(
-            f"{OWNER} got batch_size={batch_size} and {len(x)} rows to train on. "
+            f"{owner} got batch_size={batch_size} and {len(x)} rows to train on. "
             f"Pass a batch_size of at most {len(x)}, or leave it away."
         )
-    size = min(_DEFAULT_BATCH, len(x)) if batch_size is None else batch_size
+    size = min(DEFAULT_BATCH, len(x)) if batch_size is None else batch_size
     return TensorBatches(x, rows, size, generator), held_out
 
 
@@ -216,9 +218,9 @@ def _permutation(count: int, generator: torch.Generator) -> Tensor:
     return torch.randperm(count, generator=generator, device="cpu")
 
 
-def _no_batches() -> ValueError:
+def _no_batches(owner: str) -> ValueError:
     return ValueError(
-        f"{OWNER} got a DataLoader without batches. Give it rows, or drop_last=False."
+        f"{owner} got a DataLoader without batches. Give it rows, or drop_last=False."
     )
 
 
@@ -226,20 +228,20 @@ def _take(x: Tensor, context: Tensor | None, index: Tensor) -> Batch:
     return x.index_select(0, index), None if context is None else context.index_select(0, index)
 
 
-def _fraction(validation: Any) -> float | None:
+def _fraction(owner: str, validation: Any) -> float | None:
     """The fraction to hold out: 0.0 for nothing at all, None if rows are given instead."""
     if validation is None:
         return 0.0
     if isinstance(validation, bool):
         raise TypeError(
-            f"{OWNER} got validation={validation}. Pass a fraction such as 0.1, held-out data, "
+            f"{owner} got validation={validation}. Pass a fraction such as 0.1, held-out data, "
             "or None."
         )
     if not isinstance(validation, (int, float)):
         return None
     if not (math.isfinite(validation) and 0 <= validation < 1):
         raise ValueError(
-            f"{OWNER} got validation={validation}. Pass a fraction in [0, 1) of the rows, "
+            f"{owner} got validation={validation}. Pass a fraction in [0, 1) of the rows, "
             "or held-out data."
         )
     return float(validation)
@@ -248,7 +250,7 @@ def _fraction(validation: Any) -> float | None:
 def _given(expected: Expected, validation: Any) -> HeldOut:
     if isinstance(validation, DataLoader):
         return HeldOut(validation, expected)
-    x, context = unpack(validation, "validation")
+    x, context = expected.unpack(validation, "validation")
     return HeldOut(expected.pair(x, context, name="validation"), expected)
 
 
@@ -256,16 +258,20 @@ def _held_out_rows(rows: int, fraction: float) -> int:
     return max(1, round(fraction * rows))
 
 
-def _split_loader(
-    loader: DataLoader, fraction: float, generator: torch.Generator
-) -> tuple[DataLoader, DataLoader]:
-    """Holds rows of the loader's dataset out, where sampler and dataset leave no doubt how."""
+def _check_splittable(owner: str, loader: DataLoader, fraction: float) -> None:
+    """Raises unless sampler and dataset leave no doubt how to hold rows out."""
     plain = isinstance(loader.sampler, (RandomSampler, SequentialSampler))
     if not plain or loader.batch_size is None:
         raise ValueError(
-            f"{OWNER} cannot hold validation={fraction} of this DataLoader out: it has a sampler "
+            f"{owner} cannot hold validation={fraction} of this DataLoader out: it has a sampler "
             "or a dataset of its own kind. Pass validation=held-out data, or validation=None."
         )
+
+
+def _split_loader(
+    loader: DataLoader, fraction: float, generator: torch.Generator
+) -> tuple[DataLoader, DataLoader]:
+    """Holds a fraction of the rows of the loader's dataset out."""
     order = _permutation(len(loader.dataset), generator).tolist()  # type: ignore[arg-type]
     count = _held_out_rows(len(order), fraction)
     common: dict[str, Any] = {

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pyro
+import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 from pyro_nf.bijections import ConvergenceError
+from pyro_nf.infer._data import Batch
 from pyro_nf.infer._support import Density
+from pyro_nf.transforms import FlowTransform
 
 Model = Callable[[Tensor, Tensor | None], None]
 
@@ -36,6 +39,25 @@ def density_model(flow: Density) -> Model:
 
 def empty_guide(x: Tensor, context: Tensor | None) -> None:
     """The guide of a model without latents."""
+
+
+@torch.no_grad()
+def check_model(owner: str, flow: Density, rows: Batch) -> None:
+    """Runs the model once under the caller's validation, and refuses weights that are sampled."""
+    x, context = rows
+    few = x[:2], None if context is None else context[:2]
+    trace = poutine.trace(density_model(flow)).get_trace(*few)
+    latent = [
+        name
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site["is_observed"] and name != "data"
+    ]
+    if latent:
+        raise ValueError(
+            f"{owner} got a flow whose weights are sampled ({', '.join(latent)}). It has no "
+            "posterior for them: use pyro.infer.SVI with a guide, or MCMC."
+        )
+    trace.compute_log_prob()
 
 
 class DensityELBO(Trace_ELBO):
@@ -64,28 +86,41 @@ class DensityELBO(Trace_ELBO):
     def loss_and_grads(self, model: Model, guide: Model, *args: Any, **kwargs: Any) -> float:
         """Computes the loss, and adds the gradient of the whole objective to ``.grad``."""
         # Collecting costs a walk over the modules, so it is done only where it is asked for.
-        collector: AbstractContextManager[dict[str, Tensor]]
-        collector = self._flow.auxiliary() if self._aux_weights else nullcontext({})
+        collector: AbstractContextManager[dict[str, Tensor]] = nullcontext({})
+        if self._aux_weights:
+            collector = self._flow.auxiliary(self._aux_weights)
         with collector as side_results:
             try:
                 ((model_trace, _),) = self._get_traces(model, guide, args, kwargs)
                 objective = loss = -model_trace.log_prob_sum()
-            except ConvergenceError:  # a step like any other without a finite loss
-                self._report(math.nan, {})
-                return math.nan
+            except ConvergenceError:
+                return self._failed()
         means: dict[str, float] = {}
         for name, weight in self._aux_weights.items():
             if name not in side_results:
-                known = ", ".join(map(repr, side_results)) or "none"
+                known = ", ".join(map(repr, self._known(side_results))) or "none"
                 raise ValueError(
                     f"fit_density got aux_weights for {name!r}; the flow's layers record {known}. "
-                    "Weigh one of these, or leave aux_weights away."
+                    "Weigh one of these, or pass aux_weights={}."
                 )
             mean = side_results[name].mean()
             objective = objective + weight * mean
             means[name] = mean.item()
         if objective.requires_grad:
-            objective.backward()
+            try:
+                objective.backward()
+            except ConvergenceError:
+                return self._failed()
         value = loss.item()
         self._report(value, means)
         return value
+
+    def _failed(self) -> float:
+        """A numerical inverse or solve was not found: a step like any other without a loss."""
+        self._report(math.nan, {})
+        return math.nan
+
+    def _known(self, recorded: Iterable[str]) -> list[str]:
+        """Names of the side results that the flow's layers can record, or did."""
+        layers = (part for part in self._flow.modules() if isinstance(part, FlowTransform))
+        return sorted({*recorded, *(name for layer in layers for name in layer.side_results)})

@@ -14,12 +14,13 @@ from torch.distributions import Distribution, Transform
 
 from pyro_nf.infer._support import Density, is_bounded, refuse_outside_support
 
-OWNER = "fit_density"
-
 
 @dataclass(frozen=True)
 class Expected:
-    """What a flow expects of its data: shape, support, and the dtype and device to bring it to."""
+    """What a flow expects of its data: shape, support, and the dtype and device to bring it to.
+
+    Messages name ``owner``, the function that got the data.
+    """
 
     flow: Density
     bounded: bool
@@ -27,14 +28,26 @@ class Expected:
     context_dim: int
     dtype: torch.dtype
     device: torch.device
+    owner: str = "fit_density"
 
     @classmethod
-    def by(cls, flow: Density) -> Expected:
+    def by(cls, flow: Density, owner: str = "fit_density") -> Expected:
         """Reads off what ``flow`` expects."""
         floating = (t for t in chain(flow.parameters(), flow.buffers()) if t.is_floating_point())
         like = next(floating, torch.empty(0))
         bounded = is_bounded(flow, like)
-        return cls(flow, bounded, flow.event_shape, flow.context_dim, like.dtype, like.device)
+        shape, context_dim = flow.event_shape, flow.context_dim
+        return cls(flow, bounded, shape, context_dim, like.dtype, like.device, owner)
+
+    def unpack(self, batch: Any, name: str) -> tuple[Any, Any]:
+        """Splits what a loader yields, or what is held out, into ``(x, context or None)``."""
+        if not isinstance(batch, (tuple, list)):
+            return batch, None
+        if len(batch) not in (1, 2):
+            raise ValueError(
+                f"{self.owner} got {len(batch)} parts in {name}. Pass x, or (x, context)."
+            )
+        return batch[0], batch[1] if len(batch) == 2 else None
 
     def pair(
         self, data: Any, context: Any, *, name: str = "data", check_values: bool = True
@@ -45,7 +58,7 @@ class Expected:
         """
         x, rows = self._pair(data, context, name, check_values=check_values)
         if check_values and self.bounded:
-            refuse_outside_support(self.flow, x, rows, OWNER, name)
+            refuse_outside_support(self.flow, x, rows, self.owner, name)
         return x, rows
 
     def _pair(
@@ -56,13 +69,13 @@ class Expected:
         if self.context_dim == 0:
             if context is not None:
                 raise ValueError(
-                    f"{OWNER} got {context_name} for a flow built without one. "
+                    f"{self.owner} got {context_name} for a flow built without one. "
                     f"Build the flow with context_dim={_last(context)}, or leave the context away."
                 )
             return x, None
         if context is None:
             raise ValueError(
-                f"{OWNER} got no {context_name} for a flow built with "
+                f"{self.owner} got no {context_name} for a flow built with "
                 f"context_dim={self.context_dim}. Pass one of shape "
                 f"({len(x)}, {self.context_dim}): a row for each row of {name}."
             )
@@ -71,69 +84,60 @@ class Expected:
         )
         if len(rows) != len(x):
             raise ValueError(
-                f"{OWNER} got {len(x)} rows of {name} and {len(rows)} rows of {context_name}. "
-                "Pass as many of one as of the other."
+                f"{self.owner} got {len(x)} rows of {name} and {len(rows)} rows of "
+                f"{context_name}. Pass as many of one as of the other."
             )
         return x, rows
 
     def _rows(self, value: Any, name: str, row_shape: torch.Size, *, check_values: bool) -> Tensor:
-        tensor = _as_tensor(value, name)
+        tensor = _as_tensor(self.owner, value, name)
         expected = f"(rows, {', '.join(map(str, row_shape))})"
         if tensor.is_complex() or not tensor.is_floating_point():
             raise ValueError(
-                f"{OWNER} got {name} of dtype {str(tensor.dtype).removeprefix('torch.')}; a flow "
-                "is a density over real numbers. Convert it to floating point, and add uniform "
-                "noise to counts (dequantise)."
+                f"{self.owner} got {name} of dtype {str(tensor.dtype).removeprefix('torch.')}; "
+                "a flow is a density over real numbers. Convert it to floating point, and add "
+                "uniform noise to counts (dequantise)."
             )
         if tensor.shape[1:] != row_shape or tensor.ndim == 0:
             raise ValueError(
-                f"{OWNER} got {name} of shape {tuple(tensor.shape)}; the flow expects {expected}. "
-                "Reshape it, or build the flow for these dimensions."
+                f"{self.owner} got {name} of shape {tuple(tensor.shape)}; the flow expects "
+                f"{expected}. Reshape it, or build the flow for these dimensions."
             )
         if len(tensor) == 0:
-            raise ValueError(f"{OWNER} got {name} without rows. Pass at least two.")
+            raise ValueError(f"{self.owner} got {name} without rows. Pass at least two.")
         tensor = tensor.detach().to(self.device, self.dtype)
         if check_values:
-            _refuse_non_finite(tensor, name)
+            _refuse_non_finite(self.owner, tensor, name)
         return tensor
 
 
-def check_flow(flow: Any) -> None:
+def check_flow(owner: str, flow: Any) -> None:
     """Raises if ``flow`` is something else that one might take for a flow."""
     kind = type(flow).__name__
     if isinstance(flow, Distribution):
         raise TypeError(
-            f"{OWNER} got a distribution ({kind}), which has no parameters of its own to train. "
-            f"Pass the flow itself: {OWNER}(flow, data), not {OWNER}(flow(), data)."
+            f"{owner} got a distribution ({kind}), which has no parameters of its own to train. "
+            f"Pass the flow itself: {owner}(flow, data), not {owner}(flow(), data)."
         )
     if isinstance(flow, Transform):
         raise TypeError(
-            f"{OWNER} got a layer ({kind}), which is no density. Put it on a base distribution: "
+            f"{owner} got a layer ({kind}), which is no density. Put it on a base distribution: "
             "Flow(DiagonalNormal(input_dim), layer)."
         )
     if not (isinstance(flow, nn.Module) and hasattr(flow, "initialize")):
         raise TypeError(
-            f"{OWNER} got a flow of type {kind}. Pass flows.nsf(input_dim), say, or "
+            f"{owner} got a flow of type {kind}. Pass flows.nsf(input_dim), say, or "
             "Flow(base, layers)."
         )
 
 
-def unpack(batch: Any, name: str) -> tuple[Any, Any]:
-    """Splits what a loader yields, or what is held out, into ``(x, context or None)``."""
-    if not isinstance(batch, (tuple, list)):
-        return batch, None
-    if len(batch) not in (1, 2):
-        raise ValueError(f"{OWNER} got {len(batch)} parts in {name}. Pass x, or (x, context).")
-    return batch[0], batch[1] if len(batch) == 2 else None
-
-
-def _as_tensor(value: Any, name: str) -> Tensor:
+def _as_tensor(owner: str, value: Any, name: str) -> Tensor:
     if isinstance(value, Tensor):
         return value
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
         raise TypeError(
-            f"{OWNER} got {name} of type {type(value).__name__}. "
+            f"{owner} got {name} of type {type(value).__name__}. "
             "Pass a tensor, a NumPy array or a DataLoader."
         )
     if array.dtype.kind == "f":
@@ -143,7 +147,7 @@ def _as_tensor(value: Any, name: str) -> Tensor:
     return torch.tensor(array.astype(np.bool_ if array.dtype.kind == "b" else np.int64))
 
 
-def _refuse_non_finite(tensor: Tensor, name: str) -> None:
+def _refuse_non_finite(owner: str, tensor: Tensor, name: str) -> None:
     finite = torch.isfinite(tensor)
     if bool(finite.all()):
         return
@@ -151,7 +155,7 @@ def _refuse_non_finite(tensor: Tensor, name: str) -> None:
     where = f"column {column[0]}" if len(column) == 1 else f"position {tuple(column)}"
     bad_rows = int((~finite.flatten(1).all(1)).sum())
     raise ValueError(
-        f"{OWNER} got {name} with a value that is not finite as {tensor.dtype}: row {row}, "
+        f"{owner} got {name} with a value that is not finite as {tensor.dtype}: row {row}, "
         f"{where} is {float(tensor[(row, *column)])} ({bad_rows} such rows). "
         "Remove these rows or fill the gaps in."
     )

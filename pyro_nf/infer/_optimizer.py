@@ -86,10 +86,10 @@ def adam(learning_rate: float) -> MakeOptimizer:
     return make
 
 
-def schedule_factor(schedule: Any, max_steps: int) -> Callable[[int], float]:
+def schedule_factor(owner: str, schedule: Any, max_steps: int) -> Callable[[int], float]:
     """Returns the factor on the learning rate as a function of the step, from 0."""
     if callable(schedule):
         return schedule
-    if choice("fit_density", "schedule", schedule, ("cosine", "constant")) == "constant":
+    if choice(owner, "schedule", schedule, ("cosine", "constant")) == "constant":
         return lambda step: 1.0
     return lambda step: 0.5 * (1 + math.cos(math.pi * min(step / max_steps, 1.0)))

@@ -7,35 +7,33 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from pyro.infer import SVI
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_nf._modes import in_mode
-from pyro_nf.bijections import ConvergenceError
 from pyro_nf.infer._data import Batches, HeldOut
-from pyro_nf.infer._elbo import DensityELBO, density_model, empty_guide
 from pyro_nf.infer._interrupt import interrupt_after
+from pyro_nf.infer._objective import Objective
 from pyro_nf.infer._optimizer import JointOptimizer
+from pyro_nf.infer._options import Callback
 from pyro_nf.infer._support import Density
 from pyro_nf.infer.checkpoint import random_state, save_checkpoint, set_random_state
 from pyro_nf.infer.result import FitResult, StopReason
 
 _MOST_SKIPPED = 10
 
-Callback = Callable[[int, dict[str, float]], None]
-
 
 @dataclass(frozen=True)
 class Plan:
-    """How long to train, and when to measure and save."""
+    """How long to train, when to measure and save, and who asked for it."""
 
+    owner: str
     max_steps: int
     validate_every: int
     patience: int | None
@@ -53,14 +51,13 @@ class Trainer:
         batches: Batches,
         held_out: HeldOut | None,
         optimizer: JointOptimizer,
-        aux_weights: Mapping[str, float],
+        objective: Objective,
         plan: Plan,
     ) -> None:
-        self.flow, self.plan, self.result = flow, plan, FitResult()
+        self.flow, self.plan, self.result = flow, plan, FitResult(unit=objective.unit)
         self._batches, self._held_out, self._optimizer = batches, held_out, optimizer
+        self._objective = objective
         self._losses: dict[str, float] = {}
-        elbo = DensityELBO(flow, aux_weights, self._report)
-        self._svi = SVI(density_model(flow), empty_guide, optimizer, elbo)
         self._best: dict[str, Any] = {}
         self._skipped_in_a_row, self._warned = 0, False
         self._seconds_before = 0.0
@@ -79,7 +76,7 @@ class Trainer:
                     total=plan.max_steps,
                     initial=result.steps,
                     disable=None if progress is None else not progress,
-                    desc="fit_density",
+                    desc=plan.owner,
                 ) as bar:
                     while (stop := self._reason_to_stop()) is None:
                         # Only a whole step can be continued exactly, so only it can be saved.
@@ -112,10 +109,10 @@ class Trainer:
         result, plan = self.result, self.plan
         if self._skipped_in_a_row >= _MOST_SKIPPED:
             warnings.warn(
-                f"fit_density stopped after {_MOST_SKIPPED} steps in a row without a finite loss "
+                f"{plan.owner} stopped after {_MOST_SKIPPED} steps in a row without a finite loss "
                 f"and gradient. The weights of step {result.best_step} are kept; try a smaller "
                 "learning_rate.",
-                stacklevel=4,
+                stacklevel=5,
             )
             return "non-finite"
         if result.steps >= plan.max_steps:
@@ -130,8 +127,11 @@ class Trainer:
         """Takes one step, and what is due after it."""
         result, plan = self.result, self.plan
         self._losses, self._between_steps = {}, False
-        self._svi.step(*self._batches.next())
+        step = self._objective.step(*self._batches.next())
+        self._losses = step.losses
         result.train_losses.append(self._losses["train"])
+        if step.evaluations is not None:
+            result.evaluations.append(step.evaluations)
         result.steps += 1
         self._count_skipped()
         if result.steps % plan.validate_every == 0 or result.steps == plan.max_steps:
@@ -139,10 +139,6 @@ class Trainer:
         self._between_steps = True
         if result.steps % plan.checkpoint_every == 0:
             self._save(started)
-
-    def _report(self, loss: float, means: dict[str, float]) -> None:
-        self._losses = {"train": loss, **means}
-        self._optimizer.loss = loss
 
     def _count_skipped(self) -> None:
         if not self._optimizer.skipped:
@@ -152,9 +148,9 @@ class Trainer:
         if not self._warned:
             self._warned = True
             warnings.warn(
-                f"fit_density skipped step {self.result.steps}, whose loss or gradient is not "
-                "finite. Further such steps are skipped without a word.",
-                stacklevel=5,
+                f"{self.plan.owner} skipped step {self.result.steps}, whose loss or gradient is "
+                "not finite. Further such steps are skipped without a word.",
+                stacklevel=6,
             )
 
     def _measure(self) -> None:
@@ -164,7 +160,8 @@ class Trainer:
             loss = self._recent_loss()
             better = math.isfinite(loss)
         else:
-            loss = self._validation_loss(self._held_out)
+            with in_mode(self.flow, "eval"):
+                loss = self._objective.held_out(self._held_out.batches())
             result.validation_losses.append((result.steps, loss))
             self._losses["validation"] = loss
             better = not loss >= result.best_loss and not math.isnan(loss)
@@ -177,25 +174,13 @@ class Trainer:
         window = self.result.train_losses[-self.plan.validate_every :]
         return sum(window) / len(window) if window else math.nan
 
-    @torch.no_grad()
-    def _validation_loss(self, held_out: HeldOut) -> float:
-        total, rows = 0.0, 0
-        with in_mode(self.flow, "eval"):
-            for x, context in held_out.batches():
-                try:
-                    total -= float(self.flow(context).log_prob(x).sum(dtype=torch.float64))
-                except ConvergenceError:
-                    return math.inf
-                rows += len(x)
-        return total / rows
-
     def _seconds(self, started: float) -> float:
         return self._seconds_before + time.perf_counter() - started
 
     def _save(self, started: float) -> None:
         if self.plan.checkpoint is not None:
             self.result.seconds = self._seconds(started)
-            save_checkpoint(self.plan.checkpoint, self.state_dict())
+            save_checkpoint(self.plan.checkpoint, self.state_dict(), self.plan.owner)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that the further course depends on."""
@@ -210,6 +195,7 @@ class Trainer:
             "history": {
                 "train": torch.tensor(result.train_losses, dtype=torch.float64, device="cpu"),
                 "validation": [list(pair) for pair in result.validation_losses],
+                "evaluations": torch.tensor(result.evaluations, dtype=torch.int64, device="cpu"),
             },
             "skipped_in_a_row": self._skipped_in_a_row,
             "seconds": result.seconds,
@@ -220,7 +206,7 @@ class Trainer:
         for name, value in self.plan.fingerprint.items():
             if state["fingerprint"].get(name) != value:
                 raise ValueError(
-                    f"fit_density cannot resume: the checkpoint was made with {name}="
+                    f"{self.plan.owner} cannot resume: the checkpoint was made with {name}="
                     f"{state['fingerprint'].get(name)}, this fit has {name}={value}. "
                     "Pass the same data and options, or resume=False."
                 )
@@ -236,6 +222,8 @@ class Trainer:
         self._batches.load_state_dict(state["batches"])
         result.train_losses = state["history"]["train"].tolist()
         result.validation_losses = [(int(s), loss) for s, loss in state["history"]["validation"]]
+        counts = state["history"]["evaluations"].tolist()
+        result.evaluations = [(forward, backward) for forward, backward in counts]
         result.steps = len(result.train_losses)
         self._skipped_in_a_row = state["skipped_in_a_row"]
         self._seconds_before = state["seconds"]

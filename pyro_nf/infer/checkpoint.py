@@ -8,46 +8,53 @@ from typing import Any
 
 import torch
 
-_FORMAT = "pyro_nf.fit_density/1"
+_VERSION = 1
 
 
-def save_checkpoint(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
+def save_checkpoint(
+    path: str | os.PathLike[str], state: dict[str, Any], owner: str = "fit_density"
+) -> None:
     """Writes ``state`` to ``path``; an interruption leaves the former file as it was.
 
     Args:
         path: Where to; the folder is made if it is missing.
         state: Nested dicts and lists of tensors, numbers and strings.
+        owner: The function whose fit it is, which alone continues it.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
-        torch.save({"format": _FORMAT, **state}, unfinished)
+        torch.save({"format": _format(owner), **state}, unfinished)
         os.replace(unfinished, target)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+def load_checkpoint(path: str | os.PathLike[str], owner: str = "fit_density") -> dict[str, Any]:
     """Returns the state written by :func:`save_checkpoint`, on the CPU.
 
     Raises:
-        ValueError: If the file is no checkpoint of a fit.
+        ValueError: If the file is no checkpoint of a fit by ``owner``.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # what torch raises depends on the first bytes of the file
-        raise _no_checkpoint(path) from error
-    if not isinstance(state, dict) or state.get("format") != _FORMAT:
-        raise _no_checkpoint(path)
+        raise _no_checkpoint(path, owner) from error
+    if not isinstance(state, dict) or state.get("format") != _format(owner):
+        raise _no_checkpoint(path, owner)
     return state
 
 
-def _no_checkpoint(path: str | os.PathLike[str]) -> ValueError:
+def _format(owner: str) -> str:
+    return f"pyro_nf.{owner}/{_VERSION}"
+
+
+def _no_checkpoint(path: str | os.PathLike[str], owner: str) -> ValueError:
     return ValueError(
-        f"{os.fspath(path)!r} is no checkpoint of a fit in format {_FORMAT!r}. "
+        f"{os.fspath(path)!r} is no checkpoint of a fit in format {_format(owner)!r}. "
         "Pass the path given as checkpoint= before, or resume=False."
     )
 

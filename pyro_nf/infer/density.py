@@ -4,35 +4,24 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import numpy as np
-import pyro
 import torch
-from pyro import poutine
 from torch import Tensor
-from torch.distributions import Distribution
 from torch.utils.data import DataLoader
 
-from pyro_nf._checks import non_negative_int, positive_float, positive_int
 from pyro_nf.distributions import AutoregressivePrior, Flow, MixtureOfFlows
-from pyro_nf.infer._data import Batch, prepare
-from pyro_nf.infer._elbo import density_model
-from pyro_nf.infer._inputs import OWNER, Expected, check_flow
-from pyro_nf.infer._optimizer import (
-    JointOptimizer,
-    MakeOptimizer,
-    Schedule,
-    adam,
-    schedule_factor,
-)
-from pyro_nf.infer._support import Density
-from pyro_nf.infer._training import Callback, Plan, Trainer
-from pyro_nf.infer.checkpoint import load_checkpoint
+from pyro_nf.infer._fit import fit
+from pyro_nf.infer._inputs import check_flow
+from pyro_nf.infer._likelihood import Likelihood
+from pyro_nf.infer._optimizer import JointOptimizer, MakeOptimizer, Schedule
+from pyro_nf.infer._options import Callback, Options
 from pyro_nf.infer.result import FitResult
 
 Rows = Tensor | np.ndarray
+
+_OWNER = "fit_density"
 
 
 def fit_density(
@@ -93,7 +82,8 @@ def fit_density(
         optimizer: Function from the list of parameters to a ``torch.optim.Optimizer``; None for
             Adam, fused where torch can.
         aux_weights: Weights with which the means of side results that layers record
-            (``flow.auxiliary()``) are added to what is minimised.
+            (``flow.auxiliary()``) are added to what is minimised; ``{}`` for none, None for the
+            flow's own ``aux_weights``.
         validate_every: Steps between two measurements of the held-out loss.
         patience: Steps without a better held-out loss after which to stop; None: never.
         seed: Seed of the held-out choice and of the batches. The global generator, from which
@@ -127,104 +117,41 @@ def fit_density(
         >>> flow().log_prob(x).shape
         torch.Size([500])
     """
-    check_flow(flow)
-    for name, count in (
-        ("max_steps", max_steps),
-        ("validate_every", validate_every),
-        ("checkpoint_every", checkpoint_every),
-        ("batch_size", 1 if batch_size is None else batch_size),
-        ("patience", 1 if patience is None else patience),
-    ):
-        positive_int(OWNER, name, count)
-    non_negative_int(OWNER, "seed", seed)
-    positive_float(OWNER, "learning_rate", learning_rate)
-    if clip_norm is not None:
-        positive_float(OWNER, "clip_norm", clip_norm)
-    weights = _checked_weights(aux_weights or {})
-    factor = schedule_factor(schedule, max_steps)
-    if resume and checkpoint is None:
-        raise ValueError(f"{OWNER} got resume=True without a checkpoint. Pass checkpoint=path.")
-    state = None
-    if resume and checkpoint is not None and os.path.exists(checkpoint):
-        state = load_checkpoint(checkpoint)
+    check_flow(_OWNER, flow)
+    options = Options(
+        owner=_OWNER,
+        validation=validation,
+        max_steps=max_steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        schedule=schedule,
+        clip_norm=clip_norm,
+        optimizer=optimizer,
+        validate_every=validate_every,
+        patience=patience,
+        seed=seed,
+        device=device,
+        progress=progress,
+        callback=callback,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+        resume=resume,
+    )
+    weights = _checked_weights(flow.aux_weights if aux_weights is None else aux_weights)
 
-    if device is not None:
-        flow.to(device)
-    parameters = [p for p in flow.parameters() if p.requires_grad]
-    if not parameters:
-        raise ValueError(
-            f"{OWNER} got a flow without trainable parameters. "
-            "Add a layer that has some, or set requires_grad_(True)."
-        )
-    # A store of its own: PyroParam weights would enter the global one, or be replaced from it.
-    with pyro.get_param_store().scope():
-        batches, held_out = prepare(
-            Expected.by(flow),
-            data,
-            context,
-            validation=validation,
-            batch_size=batch_size,
-            seed=seed,
-        )
-        plan = Plan(
-            max_steps=max_steps,
-            validate_every=validate_every,
-            patience=patience,
-            checkpoint=checkpoint,
-            checkpoint_every=checkpoint_every,
-            fingerprint={**batches.fingerprint, "seed": seed},
-        )
-        initial = batches.initial()
-        flow.initialize(*initial)
-        _check_model(flow, initial)
-        torch_optimizer = (optimizer or adam(learning_rate))(parameters)
-        joint = JointOptimizer(torch_optimizer, factor, clip_norm)
-        trainer = Trainer(flow, batches, held_out, joint, weights, plan)
-        if state is not None:
-            trainer.load_state_dict(state)
-        # What validation can find has been found on the first rows; at every step it costs.
-        with _without_validation():
-            return trainer.run(callback, progress)
+    def objective(optimizer: JointOptimizer) -> Likelihood:
+        return Likelihood(flow, weights, optimizer)
 
-
-@contextmanager
-def _without_validation() -> Iterator[None]:
-    """Turns validation off for a block, then gives Pyro's flags and torch's their values back."""
-    # Pyro restores its own flags, but sets torch's default to that of pyro.distributions.
-    torch_default = Distribution._validate_args
-    try:
-        with pyro.validation_enabled(False):  # noqa: FBT003  (Pyro's signature)
-            yield
-    finally:
-        Distribution.set_default_validate_args(torch_default)
+    return fit(flow, flow, data, context, objective, options)
 
 
 def _checked_weights(aux_weights: Mapping[str, float]) -> dict[str, float]:
     for name, weight in aux_weights.items():
         if isinstance(weight, bool) or not isinstance(weight, (int, float)):
             raise TypeError(
-                f"{OWNER} got aux_weights[{name!r}]={weight!r} of type {type(weight).__name__}. "
+                f"{_OWNER} got aux_weights[{name!r}]={weight!r} of type {type(weight).__name__}. "
                 "Pass a number."
             )
         if not math.isfinite(weight):
-            raise ValueError(f"{OWNER} got aux_weights[{name!r}]={weight}. Pass a finite number.")
+            raise ValueError(f"{_OWNER} got aux_weights[{name!r}]={weight}. Pass a finite number.")
     return dict(aux_weights)
-
-
-@torch.no_grad()
-def _check_model(flow: Density, rows: Batch) -> None:
-    """Runs the model once under the caller's validation, and refuses weights that are sampled."""
-    x, context = rows
-    few = x[:2], None if context is None else context[:2]
-    trace = poutine.trace(density_model(flow)).get_trace(*few)
-    latent = [
-        name
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample" and not site["is_observed"] and name != "data"
-    ]
-    if latent:
-        raise ValueError(
-            f"{OWNER} got a flow whose weights are sampled ({', '.join(latent)}). Maximum "
-            "likelihood has no posterior for them: use pyro.infer.SVI with a guide, or MCMC."
-        )
-    trace.compute_log_prob()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+Unit = Literal["nats per datum", "squared velocity per datum"]
 StopReason = Literal["max_steps", "early", "non-finite", "interrupted"]
 
 
 @dataclass(repr=False)
 class FitResult:
-    """The course of a fit. All losses are in nats per datum.
+    """The course of a fit.
 
     Attributes:
         train_losses: Loss of each step's batch; NaN or infinite where a step was skipped.
@@ -22,6 +23,10 @@ class FitResult:
         seconds: Wall-clock time, resumed parts included.
         stopped: Why the fit ended: ``"max_steps"``, ``"early"`` (no better validation loss for
             ``patience`` steps), ``"non-finite"`` or ``"interrupted"``.
+        evaluations: For each step a pair: how often its solves evaluated the vector fields, forth
+            and for the gradient, in all continuous layers of the flow together (a layer that is
+            called twice in a step counts by its last call). Empty where nothing is solved.
+        unit: Unit of all losses.
 
     Examples:
         >>> from pyro_nf.infer import FitResult
@@ -36,12 +41,22 @@ class FitResult:
     steps: int = 0
     seconds: float = 0.0
     stopped: StopReason = "max_steps"
+    evaluations: list[tuple[int, int]] = field(default_factory=list)
+    unit: Unit = "nats per datum"
 
     def __repr__(self) -> str:
         return (
             f"FitResult(best_loss={self.best_loss:.4f} at step {self.best_step} of {self.steps}, "
-            f"stopped={self.stopped!r}, seconds={self.seconds:.1f})"
+            f"stopped={self.stopped!r}, seconds={self.seconds:.1f}{self._late_evaluations()})"
         )
+
+    def _late_evaluations(self) -> str:
+        """The mean counts of the last steps, where there are some."""
+        late = self.evaluations[-100:]
+        if not late:
+            return ""
+        forward, backward = (sum(counts) / len(late) for counts in zip(*late, strict=True))
+        return f", evaluations={forward:.0f}+{backward:.0f}"
 
     def plot(self, ax: Any = None) -> Any:
         """Draws the curves of training and validation loss; see :func:`pyro_nf.plot.losses`.

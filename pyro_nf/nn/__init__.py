@@ -5,9 +5,21 @@ from __future__ import annotations
 from pyro_nf.nn.block import BlockMLP
 from pyro_nf.nn.convex import ConvexMLP
 from pyro_nf.nn.field import Field
+from pyro_nf.nn.field_conv import FieldConv
 from pyro_nf.nn.field_mlp import FieldMLP
 from pyro_nf.nn.lipschitz import LipschitzMLP
 from pyro_nf.nn.masked import MaskedMLP
 from pyro_nf.nn.mlp import MLP
+from pyro_nf.nn.potential import PotentialField
 
-__all__ = ["MLP", "BlockMLP", "ConvexMLP", "Field", "FieldMLP", "LipschitzMLP", "MaskedMLP"]
+__all__ = [
+    "MLP",
+    "BlockMLP",
+    "ConvexMLP",
+    "Field",
+    "FieldConv",
+    "FieldMLP",
+    "LipschitzMLP",
+    "MaskedMLP",
+    "PotentialField",
+]

@@ -78,7 +78,7 @@ class TimeLinear(nn.Module):
         return values
 
     @staticmethod
-    def apply(
+    def evaluate(
         values: dict[str, Tensor], name: str, t: Tensor, h: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """Evaluates the layer on h ``(input_dim, columns)``.

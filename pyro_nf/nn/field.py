@@ -53,7 +53,8 @@ class Field(nn.Module):
 
         Args:
             values: What :meth:`read` returned.
-            t: The time, without dimensions.
+            t: The time, without dimensions (as solvers ask) or one for each column (as
+                simulation-free training does), shape ``(columns,)``.
             z: Shape ``(input_dim, columns)``.
 
         Returns:
@@ -90,7 +91,7 @@ class Field(nn.Module):
         """Evaluates the field on rows.
 
         Args:
-            t: The time, without dimensions.
+            t: The time, without dimensions, or one for each row, of shape ``(*batch, 1)``.
             z: Shape ``(*batch, input_dim)``.
             context: Shape ``(*context_batch, context_dim)``; its batch broadcasts with that of z.
 
@@ -99,6 +100,16 @@ class Field(nn.Module):
 
         Raises:
             ValueError: If a shape does not fit.
+        """
+        columns, values, batch = self.columns(z, context)
+        t = t if t.ndim == 0 else t.expand(*batch, 1).reshape(math.prod(batch))
+        return self.velocity(values, t, columns).t().reshape(*batch, self.input_dim)
+
+    def columns(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Values, torch.Size]:
+        """Checks rows z and their context as :meth:`forward` takes them, and reads the weights.
+
+        Returns:
+            The state ``(input_dim, columns)``, the values and the batch that both broadcast to.
         """
         owner = type(self).__name__
         if z.ndim == 0 or z.shape[-1] != self.input_dim:
@@ -111,5 +122,4 @@ class Field(nn.Module):
         if context is not None:
             batch = torch.broadcast_shapes(batch, context.shape[:-1])
         columns = z.expand(*batch, self.input_dim).reshape(math.prod(batch), self.input_dim).t()
-        velocity = self.velocity(self.read(context, batch), t, columns)
-        return velocity.t().reshape(*batch, self.input_dim)
+        return columns, self.read(context, batch), batch

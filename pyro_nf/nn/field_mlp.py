@@ -105,8 +105,8 @@ class FieldMLP(Field):
         """Evaluates the network: one matrix product a layer."""
         activation, h = SMOOTH[self.activation], z
         for name in self._names[:-1]:
-            h = activation(TimeLinear.apply(values, name, t, h)[0])[0]
-        return TimeLinear.apply(values, self._names[-1], t, h)[0]
+            h = activation(TimeLinear.evaluate(values, name, t, h)[0])[0]
+        return TimeLinear.evaluate(values, self._names[-1], t, h)[0]
 
     def with_products(
         self, values: Values, t: Tensor, z: Tensor, directions: Tensor
@@ -114,7 +114,7 @@ class FieldMLP(Field):
         """Evaluates the network with K tangents: K + 1 times its cost."""
         h, tangents = z, directions
         for name in self._names:
-            linear, factor = TimeLinear.apply(values, name, t, h)
+            linear, factor = TimeLinear.evaluate(values, name, t, h)
             tangents = _push(values[f"{name}.weight"], tangents)  # (units, K, columns)
             h = linear
             if name != self._names[-1]:
@@ -125,13 +125,18 @@ class FieldMLP(Field):
         return h, tangents.expand(*tangents.shape[:2], z.shape[1])
 
     def with_divergence(self, values: Values, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Evaluates the network and its divergence in closed form."""
+        """Evaluates the network and its divergence in closed form, up to two hidden layers."""
+        if not self.closed_divergence:
+            raise NotImplementedError(
+                f"FieldMLP has {len(self.hidden_dims)} hidden layers and no closed divergence "
+                "beyond two. Take the trace of with_products, with the basis as directions."
+            )
         h, slopes = z, []
         for name in self._names[:-1]:
-            linear, factor = TimeLinear.apply(values, name, t, h)
+            linear, factor = TimeLinear.evaluate(values, name, t, h)
             h, slope = SMOOTH[self.activation](linear)
             slopes.append(slope if factor is None else slope * factor)
-        last, factor = TimeLinear.apply(values, self._names[-1], t, h)
+        last, factor = TimeLinear.evaluate(values, self._names[-1], t, h)
         matrix = values["trace"] if factor is None else self._trace_matrix(values, factor)
         if not slopes:
             return last, matrix.expand(z.shape[1])

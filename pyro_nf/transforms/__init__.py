@@ -10,6 +10,7 @@ from pyro_nf.transforms.batchnorm import BatchNorm
 from pyro_nf.transforms.block_autoregressive import BlockAutoregressive
 from pyro_nf.transforms.channel import GeneralizedChannelPermute
 from pyro_nf.transforms.compose import Compose
+from pyro_nf.transforms.continuous import Continuous, Evaluations, IntegrationError
 from pyro_nf.transforms.convex_potential import ConvexPotential
 from pyro_nf.transforms.coupling import Coupling
 from pyro_nf.transforms.elementwise import Elementwise
@@ -40,13 +41,16 @@ __all__ = [
     "ComposeTransform",
     "ComposeTransformModule",
     "ConditionalComposeTransformModule",
+    "Continuous",
     "ConvexPotential",
     "Coupling",
     "DiagonalScale",
     "Elementwise",
+    "Evaluations",
     "FlowTransform",
     "GeneralizedChannelPermute",
     "Householder",
+    "IntegrationError",
     "Inverse",
     "InvertibleResidual",
     "Joint",

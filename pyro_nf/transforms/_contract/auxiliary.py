@@ -5,28 +5,49 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import NamedTuple
 
 from torch import Tensor
 
-_open: ContextVar[tuple[tuple[frozenset[int], dict[str, Tensor]], ...]] = ContextVar(
-    "pyro_nf_auxiliary", default=()
-)
+
+class _Collector(NamedTuple):
+    """An open block: whose side results it collects, which of them, and what has come."""
+
+    members: frozenset[int]
+    names: frozenset[str] | None  # None for every name
+    results: dict[str, Tensor]
+
+    def wants(self, token: object, name: str) -> bool:
+        return id(token) in self.members and (self.names is None or name in self.names)
+
+
+_open: ContextVar[tuple[_Collector, ...]] = ContextVar("pyro_nf_auxiliary", default=())
 
 
 @contextmanager
-def collect(tokens: Iterable[object]) -> Iterator[dict[str, Tensor]]:
-    """Opens a collector for what the owners of ``tokens`` record."""
-    results: dict[str, Tensor] = {}
+def collect(
+    tokens: Iterable[object], names: Iterable[str] | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """Opens a collector for what the owners of ``tokens`` record under ``names``; None: all."""
+    if isinstance(names, str):
+        raise TypeError(f"auxiliary got names={names!r}. Pass a list of names: [{names!r}].")
     members = frozenset(id(token) for token in tokens)
-    reset = _open.set((*_open.get(), (members, results)))
+    collector = _Collector(members, None if names is None else frozenset(names), {})
+    reset = _open.set((*_open.get(), collector))
     try:
-        yield results
+        yield collector.results
     finally:
         _open.reset(reset)
 
 
+def wanted(token: object, name: str) -> bool:
+    """Whether an open collector that the token belongs to collects this name."""
+    return any(collector.wants(token, name) for collector in _open.get())
+
+
 def record(token: object, name: str, value: Tensor) -> None:
-    """Adds ``value`` under ``name`` in every open collector that the token belongs to."""
-    for members, results in _open.get():
-        if id(token) in members:
+    """Adds ``value`` under ``name`` in every open collector that wants it."""
+    for collector in _open.get():
+        if collector.wants(token, name):
+            results = collector.results
             results[name] = results[name] + value if name in results else value

@@ -8,7 +8,7 @@ follow from them here and in ``_two_passes.py``.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, cast
 
@@ -37,6 +37,7 @@ class FlowTransform(TwoPasses, TransformModule):
         domain, codomain: Torch constraints of the two sides, with the rank of their events.
         ladj_direction: The direction in which the log-determinant is cheap.
         reusable: False while the two directions disagree (batch normalisation in training).
+        side_results: Names of the side results that the layer can report, see :meth:`record`.
     """
 
     domain: constraints.Constraint = constraints.real_vector
@@ -44,6 +45,7 @@ class FlowTransform(TwoPasses, TransformModule):
     input_dim: int | None = None
     context_dim: int = 0
     reusable: bool = True
+    side_results: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,20 +128,33 @@ class FlowTransform(TwoPasses, TransformModule):
         return self.inverse_and_ladj(y, context)[0]
 
     def record(self, name: str, value: Tensor) -> None:
-        """Reports a side result of shape ``(*batch,)`` to an open :meth:`auxiliary` block."""
+        """Reports a side result of shape ``(*batch,)`` to the :meth:`auxiliary` blocks that want it.
+
+        What is dear to compute is computed only where :meth:`wanted` says so.
+        """
         auxiliary_channel.record(self._token, name, value)
 
+    def wanted(self, name: str) -> bool:
+        """Whether an open :meth:`auxiliary` block collects this layer's side result ``name``."""
+        return auxiliary_channel.wanted(self._token, name)
+
     @contextmanager
-    def auxiliary(self) -> Iterator[dict[str, Tensor]]:
+    def auxiliary(self, names: Iterable[str] | None = None) -> Iterator[dict[str, Tensor]]:
         """Collects the side results of this layer and its parts by name while the block is open.
 
         Values reported under one name are added, so a chain gives one total for each name.
 
+        Args:
+            names: What to collect; None for all. Layers compute what is dear only if it is.
+
         Yields:
             A dict from name to tensor of shape ``(*batch,)``, filled by the passes in the block.
+
+        Raises:
+            TypeError: If ``names`` is one string.
         """
         tokens = [p._token for p in self.modules() if isinstance(p, FlowTransform)]
-        with auxiliary_channel.collect(tokens) as results:
+        with auxiliary_channel.collect(tokens, names) as results:
             yield results
 
     def forward_shape(self, shape: torch.Size) -> torch.Size:

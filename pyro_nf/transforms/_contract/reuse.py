@@ -74,13 +74,13 @@ def _state(module: nn.Module) -> Iterator[Tensor | bool]:
 
 
 # In training these give another result each time, or another in each direction.
-_UNSTEADY_IN_TRAINING = (_DropoutNd, nn.RReLU, _BatchNorm, PyroBatchNorm)
+UNSTEADY_IN_TRAINING = (_DropoutNd, nn.RReLU, _BatchNorm, PyroBatchNorm)
 
 
 def _directions_agree(module: nn.Module) -> bool:
     """Whether a pass and its inverse give one result in the current mode."""
     return not any(
-        (part.training and isinstance(part, _UNSTEADY_IN_TRAINING))
+        (part.training and isinstance(part, UNSTEADY_IN_TRAINING))
         or not getattr(part, "reusable", True)
         for part in module.modules()
     )
