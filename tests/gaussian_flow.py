@@ -22,7 +22,6 @@ class GaussianFlow(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.register_buffer("shift", torch.zeros(input_dim))
         self.register_buffer("initialized", torch.tensor(0))
-        self.aux_weights = {}
         self.broken = False
         self.failure = None  # what a broken flow raises; None: its scores are NaN
         self._side_results = None

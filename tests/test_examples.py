@@ -13,6 +13,15 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 PROMISED = {
+    "continuous.py": (
+        [
+            "continuous_likelihood.png",
+            "continuous_likelihood_kinetic.png",
+            "continuous_flow_matching.png",
+        ],
+        ["flow matching", "evaluations"],
+    ),
+    "neural_ode.py": (["neural_ode.png"], ["outputs: network and layer"]),
     "density.py": (["moons.png", "pairs.png", "losses.png"], ["Gaussian mixture", "NSF"]),
     "conditional_density.py": (["conditional_density.png"], ["neural spline flow"]),
 }

@@ -16,9 +16,12 @@ from pyro.nn.module import to_pyro_module_
 from torch import nn
 
 from pyro_nf import flows
+from pyro_nf.distributions import DiagonalNormal, Flow
 from pyro_nf.infer import fit_density
 from pyro_nf.infer._elbo import DensityELBO, density_model, empty_guide
 from pyro_nf.infer._optimizer import JointOptimizer, adam
+from pyro_nf.nn import FieldMLP
+from pyro_nf.transforms import ActNorm, Continuous
 
 torch.set_num_threads(1)
 
@@ -148,6 +151,52 @@ def test_side_results_enter_the_objective(x):
     assert set(seen[0]) == {"train", "size"}
     nats = -bound().log_prob(x).mean().item()
     assert result.best_loss == pytest.approx(nats, abs=0.1)  # the penalty is not part of it
+
+
+def cnf(**options):
+    parts = [Continuous(FieldMLP(2, (4,)), **options) for _ in range(2)]
+    return Flow(DiagonalNormal(2), [parts[0], ActNorm(2), parts[1]])
+
+
+def test_a_flows_own_weights_are_the_default(x):
+    flow, seen = cnf(solver="rk4", steps=1), []
+    options = {"max_steps": 1, "callback": lambda step, losses: seen.append(set(losses))}
+    fit_density(flow, x, **options)
+    flow.aux_weights = {"kinetic": 0.1, "jacobian": 0.1}
+    fit_density(flow, x, **options)
+    fit_density(flow, x, **options, aux_weights={})
+    fit_density(flow, x, **options, aux_weights={"kinetic": 1.0})
+    always = {"train", "validation"}
+    assert seen == [always, always | {"kinetic", "jacobian"}, always, always | {"kinetic"}]
+    with pytest.raises(
+        ValueError, match="'hjb'; the flow's layers record 'jacobian', 'kinetic'. "
+    ):
+        fit_density(flow, x, aux_weights={"kinetic": 1.0, "hjb": 1.0})
+
+
+def test_kinetic_energy_is_what_is_weighted(x):
+    skew, energies = (x / 2).exp(), []
+    for weight in (0.0, 100.0):
+        torch.manual_seed(0)
+        flow = cnf(solver="rk4", steps=2)
+        fit_density(flow, skew, max_steps=30, learning_rate=0.03, aux_weights={"kinetic": weight})
+        with torch.no_grad(), flow.auxiliary(["kinetic"]) as results:
+            flow().log_prob(skew)
+        energies.append(float(results["kinetic"].mean()))
+    assert energies[1] < 0.1 * energies[0]
+
+
+# What a step costs
+
+
+@pytest.mark.parametrize("gradient", ["backprop", "adjoint"])
+def test_counts_the_evaluations_of_steps_alone(x, gradient):
+    flow = cnf(solver="rk4", steps=2, eval_solver="euler", eval_steps=50, gradient=gradient)
+    result = fit_density(flow, x, max_steps=3, validate_every=1)
+    backward = 16 if gradient == "adjoint" else 0
+    assert result.evaluations == [(16, backward)] * 3
+    assert repr(result).endswith(f", evaluations=16+{backward})")
+    assert fit_density(GaussianFlow(), x, max_steps=3).evaluations == []
 
 
 # Options

@@ -16,9 +16,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_nf import flows
 from pyro_nf.bijections import ConvergenceError
+from pyro_nf.distributions import DiagonalNormal, Flow
 from pyro_nf.infer import fit_density
 from pyro_nf.infer._interrupt import interrupt_after
 from pyro_nf.infer.checkpoint import load_checkpoint
+from pyro_nf.nn import FieldMLP
+from pyro_nf.transforms import Continuous
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +80,21 @@ def test_steps_without_an_inverse_are_skipped(x):
         result = fit_density(flow, x, max_steps=20)
     assert len(caught) == 1
     assert [i for i, v in enumerate(result.train_losses) if math.isnan(v)] == [2, 3, 4]
+
+
+def test_steps_without_a_gradient_are_skipped(x):
+    """So does an adjoint equation that cannot be solved."""
+    flow, calls = GaussianFlow(), []
+
+    def fail(gradient):
+        calls.append(gradient)
+        if len(calls) == 3:
+            raise ConvergenceError("no gradient was found")
+
+    flow.log_scale.register_hook(fail)
+    with pytest.warns(UserWarning, match="skipped step 3"):
+        result = fit_density(flow, x, max_steps=6)
+    assert [i for i, v in enumerate(result.train_losses) if math.isnan(v)] == [2]
 
 
 @pytest.mark.parametrize("validation", [0.1, None])
@@ -150,6 +168,7 @@ def assert_resumes(make_flow, make_data, path, *, steps=60, first=30, how="inter
     result = fit_density(resumed, make_data(), **options, checkpoint=path, resume=True)
     assert result.train_losses == expected.train_losses
     assert result.validation_losses == expected.validation_losses
+    assert result.evaluations == expected.evaluations
     assert (result.best_step, result.best_loss) == (expected.best_step, expected.best_loss)
     assert same(weights(straight), weights(resumed))
     return result
@@ -298,6 +317,15 @@ def test_loader_resumes_exactly(x, tmp_path):
         return DataLoader(TensorDataset(x), batch_size=64, shuffle=True)
 
     assert_resumes(lambda: GaussianFlow(dropout=0.3), loader, tmp_path / "fit.pt")
+
+
+def test_evaluations_resume(x, tmp_path):
+    def make():
+        layer = Continuous(FieldMLP(2, (4,)), rtol=1e-2, atol=1e-2)
+        return Flow(DiagonalNormal(2), layer)
+
+    result = assert_resumes(make, lambda: x, tmp_path / "fit.pt", steps=20, first=6)
+    assert len(result.evaluations) == 20
 
 
 def test_named_flow_resumes_to_the_bit(x, tmp_path):

@@ -130,6 +130,25 @@ def test_losses_of_fits_without_held_out_rows_or_steps():
     assert len(plot.losses(FitResult()).lines) == 2
 
 
+def test_losses_are_in_their_unit():
+    assert plot.losses(FitResult()).get_ylabel() == "loss (nats per datum)"
+    result = FitResult([1.0], steps=1, unit="squared velocity per datum")
+    assert "squared velocity" in plot.losses(result).get_ylabel()
+
+
+def test_evaluations_are_drawn_against_the_step():
+    counts = [(20, 26), (26, 32), (32, 38)]
+    ax = plot.evaluations(FitResult(evaluations=counts))
+    for line, values in zip(ax.lines, zip(*counts, strict=True), strict=True):
+        assert line.get_xdata().tolist() == [1, 2, 3]
+        assert line.get_ydata().tolist() == list(values)
+    assert ax.get_ylim()[0] == 0
+    without = plot.evaluations(FitResult(evaluations=[(20, 0)] * 3), ax=plt.figure().gca())
+    assert [line.get_label() for line in without.lines] == ["forward"]
+    with pytest.raises(ValueError, match="solved no equation. Pass that of fit_density"):
+        plot.evaluations(FitResult([1.0], steps=1))
+
+
 def test_axes_may_be_given():
     figure, (left, right) = plt.subplots(1, 2)
     assert plot.density(SkewedFlow(), resolution=5, ax=left) is left

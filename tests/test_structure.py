@@ -19,8 +19,15 @@ from torch.distributions import constraints
 from torch.func import functional_call
 
 from pyro_nf import flows, infer
-from pyro_nf.distributions import AutoregressivePrior, FlowMixture, MixtureOfFlows
-from pyro_nf.transforms import TriangularAffine
+from pyro_nf.distributions import (
+    AutoregressivePrior,
+    DiagonalNormal,
+    Flow,
+    FlowMixture,
+    MixtureOfFlows,
+)
+from pyro_nf.nn import FieldMLP
+from pyro_nf.transforms import Continuous, TriangularAffine
 
 torch.set_num_threads(1)
 
@@ -125,6 +132,37 @@ def test_mixture_separates_what_one_flow_cannot():
     torch.testing.assert_close(
         made.log_weights().exp(), torch.full((3,), 1 / 3), atol=0.05, rtol=0
     )
+
+
+@pytest.mark.parametrize("kind", ["mixture", "sequence"])
+def test_side_results_are_weighted(kind):
+    def cnf(context_dim=0):
+        layer = Continuous(FieldMLP(2, (4,), context_dim=context_dim), solver="rk4", steps=1)
+        return Flow(DiagonalNormal(2), layer)
+
+    torch.manual_seed(0)
+    parts = cnf(), cnf(3)
+    parts[0].aux_weights = parts[1].aux_weights = {"kinetic": 0.1}
+    made = MixtureOfFlows(parts) if kind == "mixture" else AutoregressivePrior(parts[1], 4)
+    perturb(made, 0.3)
+    x, context = torch.randn(6, *made.event_shape), torch.randn(6, made.context_dim)
+    with made.auxiliary(["kinetic"]) as results:
+        made(*[context] if made.context_dim else []).log_prob(x)
+    assert list(results) == ["kinetic"]
+    assert results["kinetic"].shape == ((6,) if kind == "mixture" else (6, 4))
+    # The components' own weights are not those of their mixture; a sequence has one flow alone.
+    assert made.aux_weights == ({} if kind == "mixture" else {"kinetic": 0.1})
+    seen = []
+    infer.fit_density(
+        made,
+        x,
+        context=context if made.context_dim else None,
+        max_steps=1,
+        progress=False,
+        callback=lambda step, losses: seen.append(losses),
+        aux_weights={"kinetic": 1.0} if kind == "mixture" else None,
+    )
+    assert seen[0]["kinetic"] > 0
 
 
 def test_mixture_fits_with_a_context():

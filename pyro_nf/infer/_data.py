@@ -15,7 +15,7 @@ from pyro_nf.infer._inputs import Expected
 
 Batch = tuple[Tensor, Tensor | None]
 
-DEFAULT_BATCH = 512
+_DEFAULT_BATCH = 512
 _INITIAL_ROWS = 4096
 _EVALUATION_BATCH = 4096
 
@@ -209,7 +209,7 @@ def prepare(
             f"{owner} got batch_size={batch_size} and {len(x)} rows to train on. "
             f"Pass a batch_size of at most {len(x)}, or leave it away."
         )
-    size = min(DEFAULT_BATCH, len(x)) if batch_size is None else batch_size
+    size = min(_DEFAULT_BATCH, len(x)) if batch_size is None else batch_size
     return TensorBatches(x, rows, size, generator), held_out
 
 

@@ -137,7 +137,9 @@ def fit_density(
         checkpoint_every=checkpoint_every,
         resume=resume,
     )
-    weights = _checked_weights(flow.aux_weights if aux_weights is None else aux_weights)
+    if aux_weights is None:  # a module of the user's own with a flow's calls need not have any
+        aux_weights = getattr(flow, "aux_weights", {})
+    weights = _checked_weights(aux_weights)
 
     def objective(optimizer: JointOptimizer) -> Likelihood:
         return Likelihood(flow, weights, optimizer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,27 @@ from torch import Tensor, nn
 from pyro_nf.nn._linear import spread
 
 TimeConditioning = Literal["concatsquash", "concat", "none"]
+
+
+class Affine(NamedTuple):
+    """A layer at one time: ``(weight @ h) * scale + shift``.
+
+    Attributes:
+        weight: Shape ``(output_dim, input_dim)``.
+        shift: Shape ``(output_dim, columns)`` or ``(output_dim, 1)``.
+        scale: Shape ``(output_dim, columns)``. None for 1: a scale that all columns share is in
+            the weight, which is the smaller.
+    """
+
+    weight: Tensor
+    shift: Tensor
+    scale: Tensor | None
+
+    def __call__(self, h: Tensor) -> Tensor:
+        """Maps h ``(input_dim, columns)``."""
+        if self.scale is None:
+            return torch.addmm(self.shift, self.weight, h)
+        return torch.addcmul(self.shift, self.weight @ h, self.scale)
 
 
 class TimeLinear(nn.Module):
@@ -66,7 +87,11 @@ class TimeLinear(nn.Module):
         """
         values = {f"{name}.weight": self.weight, f"{name}.bias": self.bias[:, None]}
         if self.context_weight is not None and context is not None:
-            values[f"{name}.shift"] = _term(self.context_weight, context, batch)
+            term = _term(self.context_weight, context, batch)
+            if self.gate_bias is None:
+                values[f"{name}.bias"] = values[f"{name}.bias"] + term
+            else:  # which scales the bias and not the term
+                values[f"{name}.shift"] = term
         if self.time_weight is not None:
             values[f"{name}.time"] = self.time_weight[:, None]
         if self.gate_bias is not None and self.gate_time is not None:
@@ -78,36 +103,25 @@ class TimeLinear(nn.Module):
         return values
 
     @staticmethod
-    def evaluate(
-        values: dict[str, Tensor], name: str, t: Tensor, h: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """Evaluates the layer on h ``(input_dim, columns)``.
-
-        Returns:
-            The result ``(output_dim, columns)``, and the factor on ``weight @ h``, of shape
-            ``(output_dim, columns)`` or ``(output_dim, 1)``; None where it is 1.
-        """
-        bias, shift = values[f"{name}.bias"], values.get(f"{name}.shift")
+    def at(values: dict[str, Tensor], name: str, t: Tensor) -> Affine:
+        """The layer at a time, without dimensions or one for each column, ``(columns,)``."""
+        weight, shift = values[f"{name}.weight"], values[f"{name}.bias"]
         time = values.get(f"{name}.time")
-        if time is not None:
-            time = time * t
-            shift = time if shift is None else shift + time
         if f"{name}.gate" not in values:
-            total = bias if shift is None else bias + shift
-            return torch.addmm(total, values[f"{name}.weight"], h), None
-        factor = gate(values, name, t)
-        result = torch.addmm(bias, values[f"{name}.weight"], h) * factor
-        return (result if shift is None else result + shift), factor
+            return Affine(weight, shift if time is None else torch.addcmul(shift, time, t), None)
+        gate, gate_time = values[f"{name}.gate"], values[f"{name}.gate_time"]
+        scale = torch.sigmoid(torch.addcmul(gate, gate_time, t))
+        shift = torch.addcmul(values[f"{name}.time"] * t, shift, scale)
+        if f"{name}.shift" in values:
+            shift = shift + values[f"{name}.shift"]
+        if scale.shape[1] == 1:
+            return Affine(weight * scale, shift, None)
+        return Affine(weight, shift, scale)
 
     def extra_repr(self) -> str:
         """Shows the sizes."""
         inputs, outputs, context = self.sizes
         return f"{inputs}, {outputs}, time={self.time!r}, context_dim={context}"
-
-
-def gate(values: dict[str, Tensor], name: str, t: Tensor) -> Tensor:
-    """The factor of a "concatsquash" layer at time t."""
-    return torch.sigmoid(torch.addcmul(values[f"{name}.gate"], values[f"{name}.gate_time"], t))
 
 
 def _term(weight: Tensor, context: Tensor, batch: torch.Size) -> Tensor:

@@ -99,7 +99,7 @@ class FieldConv(nn.Module):
         """Evaluates the field.
 
         Args:
-            t: The time, without dimensions.
+            t: The time, without dimensions, or one for each image, shape ``(batch, 1, 1, 1)``.
             z: Images ``(batch, channels, height, width)``.
             context: Shape ``(batch, context_dim)``.
 
@@ -175,8 +175,8 @@ class TimeConv(nn.Module):
         return result
 
     def _features(self, t: Tensor, context: Tensor | None) -> Tensor | None:
-        """Time and context, ``(batch, features)``; ``(1, 1)`` of the time alone."""
-        time = None if self.time == "none" else t.reshape(1, 1)
+        """Time and context, ``(batch, features)``; ``(1, 1)`` of one time alone."""
+        time = None if self.time == "none" else t.reshape(-1, 1)
         if context is None or not self.context_dim:
             return time
         return context if time is None else torch.cat([time.expand(len(context), 1), context], 1)

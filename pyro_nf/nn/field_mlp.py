@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pyro_nf._checks import choice, hidden_sizes, non_negative_int, positive_int
 from pyro_nf.nn._smooth import SMOOTH, Smooth
-from pyro_nf.nn._time_linear import TimeConditioning, TimeLinear
+from pyro_nf.nn._time_linear import Affine, TimeConditioning, TimeLinear
 from pyro_nf.nn.field import Field, Values
 
 
@@ -98,15 +98,15 @@ class FieldMLP(Field):
         for name, layer in zip(self._names, layers, strict=True):
             values |= layer.read(name, context if layer.sizes[2] else None, batch)
         if self.closed_divergence and f"{self._names[-1]}.gate" not in values:
-            values["trace"] = self._trace_matrix(values, None)
+            values["trace"] = _trace_matrix([values[f"{name}.weight"] for name in self._names])
         return values
 
     def velocity(self, values: Values, t: Tensor, z: Tensor) -> Tensor:
         """Evaluates the network: one matrix product a layer."""
         activation, h = SMOOTH[self.activation], z
         for name in self._names[:-1]:
-            h = activation(TimeLinear.evaluate(values, name, t, h)[0])[0]
-        return TimeLinear.evaluate(values, self._names[-1], t, h)[0]
+            h = activation(TimeLinear.at(values, name, t)(h))[0]
+        return TimeLinear.at(values, self._names[-1], t)(h)
 
     def with_products(
         self, values: Values, t: Tensor, z: Tensor, directions: Tensor
@@ -114,12 +114,11 @@ class FieldMLP(Field):
         """Evaluates the network with K tangents: K + 1 times its cost."""
         h, tangents = z, directions
         for name in self._names:
-            linear, factor = TimeLinear.evaluate(values, name, t, h)
-            tangents = _push(values[f"{name}.weight"], tangents)  # (units, K, columns)
-            h = linear
+            layer = TimeLinear.at(values, name, t)
+            h, factor = layer(h), layer.scale
             if name != self._names[-1]:
-                h, slope = SMOOTH[self.activation](linear)
-                factor = slope if factor is None else slope * factor
+                h, factor = self._activate(h, layer)
+            tangents = _push(layer.weight, tangents)  # (units, K, columns)
             if factor is not None:
                 tangents = tangents * factor.unsqueeze(1)
         return h, tangents.expand(*tangents.shape[:2], z.shape[1])
@@ -131,33 +130,40 @@ class FieldMLP(Field):
                 f"FieldMLP has {len(self.hidden_dims)} hidden layers and no closed divergence "
                 "beyond two. Take the trace of with_products, with the basis as directions."
             )
+        layers = [TimeLinear.at(values, name, t) for name in self._names]
         h, slopes = z, []
-        for name in self._names[:-1]:
-            linear, factor = TimeLinear.evaluate(values, name, t, h)
-            h, slope = SMOOTH[self.activation](linear)
-            slopes.append(slope if factor is None else slope * factor)
-        last, factor = TimeLinear.evaluate(values, self._names[-1], t, h)
-        matrix = values["trace"] if factor is None else self._trace_matrix(values, factor)
+        for layer in layers[:-1]:
+            h, slope = self._activate(layer(h), layer)
+            slopes.append(slope)
+        velocity, matrix = layers[-1](h), values.get("trace")
+        if matrix is None:
+            matrix = _trace_matrix([layer.weight for layer in layers])
         if not slopes:
-            return last, matrix.expand(z.shape[1])
-        if len(slopes) == 1:
-            return last, matrix @ slopes[0]
-        return last, ((matrix @ slopes[0]) * slopes[1]).sum(0)
+            scale = layers[0].scale
+            divergence = matrix.sum().expand(z.shape[1]) if scale is None else matrix @ scale
+        elif len(slopes) == 1:
+            divergence = matrix @ slopes[0]
+        else:
+            divergence = ((matrix @ slopes[0]) * slopes[1]).sum(0)
+        return velocity, divergence
 
-    def _trace_matrix(self, values: Values, factor: Tensor | None) -> Tensor:
-        """What the slopes of the hidden layers are contracted with in the divergence."""
-        weights = [values[f"{name}.weight"] for name in self._names]
-        if len(weights) == 1:  # here the context may scale each column on its own
-            diagonal = weights[0].diagonal()
-            return diagonal.sum() if factor is None else diagonal @ factor
-        last = weights[-1] if factor is None else weights[-1] * factor
-        if len(weights) == 2:
-            return (weights[0] * last.t()).sum(1)
-        return weights[1] * (weights[0] @ last).t()
+    def _activate(self, linear: Tensor, layer: Affine) -> tuple[Tensor, Tensor]:
+        """The layer's units, and the factor on ``layer.weight @ h`` in their derivative."""
+        h, slope = SMOOTH[self.activation](linear)
+        return h, slope if layer.scale is None else slope * layer.scale
 
     @property
     def _names(self) -> tuple[str, ...]:
         return tuple(map(str, range(len(self.hidden_dims) + 1)))
+
+
+def _trace_matrix(weights: Sequence[Tensor]) -> Tensor:
+    """What the slopes of the hidden layers are contracted with in the divergence."""
+    if len(weights) == 1:
+        return weights[0].diagonal()
+    if len(weights) == 2:
+        return (weights[0] * weights[1].t()).sum(1)
+    return weights[1] * (weights[0] @ weights[2]).t()
 
 
 def _push(weight: Tensor, tangents: Tensor) -> Tensor:

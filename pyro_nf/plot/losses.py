@@ -18,7 +18,7 @@ def losses(result: FitResult, ax: Axes | None = None) -> Axes:
     """Draws the course of a fit: the training loss, its running mean, and the held-out loss.
 
     Args:
-        result: What :func:`pyro_nf.infer.fit_density` returned.
+        result: What a fit returned, such as :func:`pyro_nf.infer.fit_density`.
         ax: Matplotlib axes; None makes new ones.
 
     Returns:
@@ -52,7 +52,7 @@ def losses(result: FitResult, ax: Axes | None = None) -> Axes:
     late = late[np.isfinite(late)]
     if len(late):
         axes.set_ylim(padded_range(late, margin=0.08, central=0.99))
-    axes.set(xlabel="step", ylabel="loss (nats per datum)")
+    axes.set(xlabel="step", ylabel=f"loss ({result.unit})")
     axes.legend(loc="upper right")
     return axes
 

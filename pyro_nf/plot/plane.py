@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pyro_nf._checks import positive_float, positive_int
-from pyro_nf._modes import in_mode
 from pyro_nf.distributions import Flow
 from pyro_nf.plot._common import BLUE, ORANGE, Rows, as_rows, axes_or_new, padded_range
+from pyro_nf.plot._planar import Bounds, check_planar, evaluated, like, one_context
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-Bounds = tuple[tuple[float, float], tuple[float, float]]
 
 _CHUNK = 10_000
 
@@ -59,19 +54,19 @@ def density(
         >>> ax.images[0].get_array().shape
         (20, 20)
     """
-    _check_planar("density", flow)
+    check_planar("density", flow)
     positive_int("density", "resolution", resolution)
     positive_int("density", "max_points", max_points)
     points = None if data is None else as_rows("density", "data", data, 2)
     axes = axes_or_new(ax)
-    with _evaluated(flow):
-        distribution = flow(_context(flow, context))
+    with evaluated(flow):
+        distribution = flow(one_context(flow, context))
         if bounds is None:
             seen = distribution.sample((2000,)).cpu().numpy() if points is None else points
             bounds = _bounds(seen, central=0.998 if points is None else 1.0)
         # Pixels are scored at their centres.
         sides = [_centres(*side, resolution) for side in bounds]
-        pixels = torch.cartesian_prod(*(_like(flow, side) for side in sides))
+        pixels = torch.cartesian_prod(*(like(flow, side) for side in sides))
         log_prob = torch.cat([distribution.log_prob(part) for part in pixels.split(_CHUNK)])
     image = axes.imshow(
         log_prob.exp().reshape(resolution, resolution).T.float().cpu().numpy(),
@@ -127,22 +122,22 @@ def grid(
         >>> [len(lines.get_segments()) for lines in ax.collections]
         [5, 5]
     """
-    _check_planar("grid", flow)
+    check_planar("grid", flow)
     positive_int("grid", "lines", lines)
     positive_int("grid", "resolution", resolution)
     extent = positive_float("grid", "extent", extent)
     axes = axes_or_new(ax)
     from matplotlib.collections import LineCollection  # known to exist, now that there are axes
 
-    with _evaluated(flow):
-        transform = flow(_context(flow, context)).transforms[0]
+    with evaluated(flow):
+        transform = flow(one_context(flow, context)).transforms[0]
         levels = torch.linspace(-extent, extent, lines)
         along = torch.linspace(-extent, extent, resolution)
         fixed, moving = torch.meshgrid(levels, along, indexing="ij")  # (lines, resolution)
         upright = torch.stack([fixed, moving], -1)
         families = {"$x_1$ constant": upright, "$x_2$ constant": upright.flip(-1)}
         warped = {
-            label: transform(_like(flow, family).flatten(0, 1)).reshape(family.shape)
+            label: transform(like(flow, family).flatten(0, 1)).reshape(family.shape)
             for label, family in families.items()
         }
     faint = np.exp(-0.25 * levels.numpy() ** 2)
@@ -162,29 +157,6 @@ def grid(
     for handle in filter(None, legend.legend_handles):
         handle.set_alpha(1.0)
     return axes
-
-
-@contextmanager
-def _evaluated(flow: Flow) -> Iterator[None]:
-    with in_mode(flow, "eval"), torch.no_grad():
-        yield
-
-
-def _check_planar(owner: str, flow: Flow) -> None:
-    if tuple(flow.event_shape) != (2,):
-        raise ValueError(
-            f"{owner} got a flow with event shape {tuple(flow.event_shape)}; it draws the plane. "
-            "Use pairs(data, samples) for other dimensions."
-        )
-
-
-def _like(flow: Flow, values: Tensor | np.ndarray) -> Tensor:
-    like = next(flow.parameters(), torch.empty(0))
-    return torch.as_tensor(values, dtype=like.dtype, device=like.device)
-
-
-def _context(flow: Flow, context: Rows | None) -> Tensor | None:
-    return None if context is None else _like(flow, context)
 
 
 def _bounds(points: np.ndarray, *, central: float) -> Bounds:

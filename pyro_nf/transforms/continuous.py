@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_nf._checks import choice, positive_float
+from pyro_nf._checks import choice, finite_float, positive_float
 from pyro_nf.nn.field import Field, Values
 from pyro_nf.transforms._continuous.boundary import (
     OWNER,
@@ -31,9 +32,9 @@ from pyro_nf.transforms._continuous.choice import (
 from pyro_nf.transforms._continuous.dynamics import END_TIME, PROBE, Dynamics, Trace
 from pyro_nf.transforms._continuous.errors import IntegrationError as IntegrationError
 from pyro_nf.transforms._continuous.evaluations import Evaluations
-from pyro_nf.transforms._continuous.gradient import AdjointNorm, Method, integrate
+from pyro_nf.transforms._continuous.gradient import Method, integrate
 from pyro_nf.transforms._continuous.layout import Columns, Layout, Rows, refuse_captured
-from pyro_nf.transforms._continuous.norms import Norm
+from pyro_nf.transforms._continuous.norms import AdjointNorm, Norm
 from pyro_nf.transforms._continuous.solver import Direction, Solver
 from pyro_nf.transforms._continuous.weighted import warn_if_weighted
 from pyro_nf.transforms._contract.bayesian import bind_samples, holds_samples
@@ -103,6 +104,7 @@ class Continuous(FlowTransform):
         max_steps: Most steps of a solve, rejected ones included.
         eval_solver, eval_steps, eval_rtol, eval_atol: The same in evaluation; None: as in
             training.
+        eval_norm: The norm in evaluation: by default the worst row's error counts there.
         gradient: "auto", "backprop", "checkpoint" or "adjoint".
         adjoint_norm: "seminorm" lets the adjoint's steps heed the state and its gradient alone,
             "full" the parameters' gradients too.
@@ -159,6 +161,7 @@ class Continuous(FlowTransform):
         eval_steps: int | None = None,
         eval_rtol: float | None = None,
         eval_atol: float | None = None,
+        eval_norm: Norm = "sample",
         gradient: Gradient = "auto",
         adjoint_norm: AdjointNorm = "seminorm",
         trace: TraceChoice = "auto",
@@ -184,6 +187,8 @@ class Continuous(FlowTransform):
                 steps=eval_steps if eval_solver or eval_steps else steps,
                 rtol=rtol if eval_rtol is None else eval_rtol,
                 atol=atol if eval_atol is None else eval_atol,
+                norm=eval_norm,
+                prefix="eval_",
             ),
         }
         closed = isinstance(field, Field) and field.closed_divergence
@@ -198,7 +203,7 @@ class Continuous(FlowTransform):
         )
         self.probe: Probe = choice(owner, "probe", probe, get_args(Probe))
         positive_float(owner, "end_time", end_time)
-        if not 0 <= steer < end_time:
+        if not 0 <= finite_float(owner, "steer", steer) < end_time:
             raise ValueError(
                 f"{owner} got steer={steer} for end_time={end_time}. Pass a half width from 0 to "
                 "below the end time."
@@ -216,6 +221,26 @@ class Continuous(FlowTransform):
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Maps data to base: one solve from t = T to 0."""
         return self._solve(y, context, "y", -1)
+
+    def until(self, time: float) -> Continuous:
+        """Creates the layer of the same field that ends at another time, to look inside.
+
+        Args:
+            time: Its end time, above 0; between 0 and the layer's own it gives the states and the
+                density on the way.
+
+        Returns:
+            A layer that shares the field and its parameters.
+
+        Raises:
+            TypeError, ValueError: If the time is no positive number.
+        """
+        part = copy(self)
+        # A shallow copy shares the registry, in which the end time must not stay.
+        part._parameters = {**self._parameters, "log_end_time": None}
+        part._end_time, part.steer = positive_float("until", "time", time), 0.0
+        part._latest = [Evaluations()]
+        return part
 
     @property
     def end_time(self) -> float | Tensor:
@@ -239,6 +264,10 @@ class Continuous(FlowTransform):
         """One solve, from values of one side to the other's and the log-determinant."""
         refuse_tracing()
         given = check_values(self, self._event, given, context, name)
+        if torch.is_inference_mode_enabled():  # where autograd, and so a divergence, is missing
+            with torch.inference_mode(mode=False), torch.no_grad():
+                context = None if context is None else context.clone()
+                return self._solve(given.clone(), context, name, direction)
         cut = given.ndim - len(self._event)
         batch, samples = given.shape[:cut], given.shape[:cut].numel()
         with without_autocast(given):
@@ -309,7 +338,8 @@ class Continuous(FlowTransform):
             values[END_TIME] = z.new_full((), end_time)
         if self.steer and self.training:
             noise = torch.empty_like(values[END_TIME].detach()).uniform_(-1, 1)
-            values[END_TIME] = values[END_TIME] + self.steer * noise
+            # In proportion, so that an end time that is learned stays above 0.
+            values[END_TIME] = values[END_TIME] * (1 + self.steer / self._end_time * noise)
         return values
 
     def _forward_shape(self, shape: torch.Size) -> torch.Size:

@@ -44,7 +44,7 @@ def event_shape(field: nn.Module, input_dim: int | Sequence[int] | None) -> torc
             f"{owner} got a {type(field).__name__} without input_dim. Pass the number of "
             "dimensions, or the shape of an event such as (3, 32, 32)."
         )
-    sizes = [input_dim] if isinstance(input_dim, int) else list(input_dim)
+    sizes = input_dim if isinstance(input_dim, Sequence) and input_dim else [input_dim]
     return torch.Size([positive_int(owner, "input_dim", size) for size in sizes])
 
 

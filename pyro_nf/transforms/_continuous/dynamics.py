@@ -14,7 +14,7 @@ from pyro_nf.transforms._continuous.rates import Rates
 
 Trace = Literal["closed", "exact", "hutchinson"]
 
-END_TIME, PROBE = "end_time", "probe"
+END_TIME, PROBE = "the end time", "the probe"  # no names of parameters
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,15 @@ from torch import Tensor
 
 from pyro_nf.transforms._continuous.dormand_prince import EVALUATIONS, dormand_prince_step
 from pyro_nf.transforms._continuous.dynamics import END_TIME, Dynamics
+from pyro_nf.transforms._continuous.errors import IntegrationError
 from pyro_nf.transforms._continuous.evaluations import Evaluations
+from pyro_nf.transforms._continuous.norms import AdjointNorm, adjoint_error_norm
 from pyro_nf.transforms._continuous.once import once_differentiable
 from pyro_nf.transforms._continuous.solver import Direction, Solver
-from pyro_nf.transforms._continuous.watch import Step, Watch
+from pyro_nf.transforms._continuous.watch import Step, Watch, watch_solve
+from pyro_nf.transforms._linear.precision import without_autocast
 
 Method = Literal["backprop", "adjoint", "checkpoint"]
-AdjointNorm = Literal["seminorm", "full"]
 
 
 def integrate(
@@ -47,10 +49,10 @@ def integrate(
         IntegrationError: If the solver gives up.
     """
     if method == "backprop" or not torch.is_grad_enabled():
-        watch = Watch(
+        watch = watch_solve(
             dynamics.evaluator(dynamics.values), solver, dynamics.values.get(END_TIME), counter
         )
-        return _solve(watch, state, direction, solver, solver.options(dynamics, direction))
+        return _solve(watch, state, direction, solver, solver.options(dynamics, _end(direction)))
     solve = {"adjoint": _Adjoint, "checkpoint": _Checkpoint}[method](
         dynamics, direction, solver, adjoint_norm, counter
     )
@@ -61,7 +63,7 @@ def _solve(
     watch: Watch, state: Tensor, direction: Direction, solver: Solver, options: dict[str, Any]
 ) -> Tensor:
     with watch.explained():
-        return torchdiffeq.odeint(
+        end = torchdiffeq.odeint(
             watch,
             state,
             _times(state, direction),
@@ -70,10 +72,16 @@ def _solve(
             method=solver.method,
             options=options,
         )[-1]
+    watch.look_at_end(end)
+    return end
 
 
 def _times(state: Tensor, direction: Direction) -> Tensor:
-    return state.new_tensor([0.0, 1.0] if direction == 1 else [1.0, 0.0])
+    return state.new_tensor([1 - _end(direction), _end(direction)])
+
+
+def _end(direction: Direction) -> float:
+    return 1.0 if direction == 1 else 0.0
 
 
 class _HeldSolve(Protocol):
@@ -98,8 +106,10 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        ctx.saved_tensors  # noqa: B018  (raises if a weight was changed in place meanwhile)
-        return None, *once_differentiable(tuple(ctx.solve.backward(gradients[0])))
+        inputs = ctx.saved_tensors  # raises if a weight was changed in place meanwhile
+        with without_autocast(gradients[0]):
+            results = ctx.solve.backward(gradients[0].detach())
+        return None, *once_differentiable(results, (*gradients, *inputs))
 
 
 class _Leaves:
@@ -119,7 +129,7 @@ class _Leaves:
         }
         self.trained = [value for value in self.values.values() if value.requires_grad]
         self.accepted: list[Step] = []
-        self.watch = Watch(
+        self.watch = watch_solve(
             dynamics.evaluator(self.values),
             solver,
             self.values.get(END_TIME),
@@ -145,14 +155,13 @@ class _Adjoint:
         counter: Evaluations,
     ) -> None:
         self._leaves = _Leaves(dynamics, direction, solver, counter)
-        self._options = solver.options(dynamics, direction)
-        self._adjoint_options = {
-            key: value
-            for key, value in solver.options(dynamics, -direction).items()
-            if key != "norm"
-        }
-        if adjoint_norm == "seminorm" and solver.adaptive:
-            self._adjoint_options["norm"] = "seminorm"
+        self._options = solver.options(dynamics, _end(direction))
+        # What went backwards in time did so on the negative axis for torchdiffeq.
+        back_at = 0.0 if direction == 1 else -1.0
+        self._adjoint_options = solver.options(dynamics, back_at)
+        if solver.adaptive:
+            norm = self._adjoint_options["norm"]
+            self._adjoint_options["norm"] = adjoint_error_norm(adjoint_norm, norm)
 
     def forward(self, state: Tensor) -> Tensor:
         """Solves, and keeps the two ends of the solution."""
@@ -170,20 +179,33 @@ class _Adjoint:
                 adjoint_options=self._adjoint_options,
                 adjoint_params=tuple(leaves.trained),
             )[-1]
+        leaves.watch.look_at_end(self._end)
         return self._end.detach()
 
     def backward(self, gradient: Tensor) -> list[Tensor | None]:
-        """Solves the adjoint equation."""
+        """Solves the adjoint equation.
+
+        It is linear, so its solution is scaled to 1 at the beginning: the tolerances then mean the
+        same for the sum over many rows and for their mean.
+        """
         leaves = self._leaves
-        leaves.watch.phase = "backward"
+        leaves.watch.begin_backward()
+        scale = gradient.square().mean().sqrt()
+        if not bool(scale.isfinite()):
+            raise IntegrationError(
+                f"{leaves.solver.owner} got a gradient that is not finite from the loss. Look for "
+                "what makes the loss infinite or NaN."
+            )
+        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
         with torch.enable_grad(), leaves.watch.explained():
-            of_state, *of_trained = torch.autograd.grad(
+            gradients = torch.autograd.grad(
                 self._end,
                 [self._start, *leaves.trained],
-                gradient,
+                gradient / scale,
                 retain_graph=True,
-                allow_unused=True,
+                materialize_grads=True,
             )
+        of_state, *of_trained = (scale * g for g in gradients)
         return [of_state, *leaves.spread(of_trained)]
 
 
@@ -200,7 +222,7 @@ class _Checkpoint:
     ) -> None:
         del adjoint_norm
         self._leaves = _Leaves(dynamics, direction, solver, counter)
-        self._options = solver.options(dynamics, direction)
+        self._options = solver.options(dynamics, _end(direction))
 
     def forward(self, state: Tensor) -> Tensor:
         """Solves without a graph, and keeps the state before each accepted step."""
@@ -211,7 +233,7 @@ class _Checkpoint:
     def backward(self, gradient: Tensor) -> list[Tensor | None]:
         """Replays each step with a graph, and differentiates it."""
         leaves = self._leaves
-        leaves.watch.phase = "backward"
+        leaves.watch.begin_backward()
         total = [torch.zeros_like(value) for value in leaves.trained]
         for t, before, dt in reversed(leaves.accepted):
             with torch.enable_grad():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_nf.nn.field import Field, Values
+from pyro_nf.transforms._continuous.leaves import depends_beyond
 from pyro_nf.transforms._continuous.module_values import read_values, with_values
 from pyro_nf.transforms._continuous.rates import ColumnRates, ModuleRates, Rates
 
@@ -85,7 +86,8 @@ def refuse_captured(owner: str, layout: Layout, values: Values, z: Tensor) -> No
     if isinstance(layout, Columns):
         return
     rates = layout.rates({name: value.detach() for name, value in values.items()})
-    if rates.velocity(z.new_zeros(()), z.detach()).requires_grad:
+    z = z.detach().requires_grad_()  # as any field may that is itself a gradient by z
+    if depends_beyond(rates.velocity(z.new_zeros(()), z), z):
         raise ValueError(
             f"{owner} has a field that reads a tensor with a gradient which is neither its "
             "parameter nor its context; that gradient would be lost. Register the tensor in the "

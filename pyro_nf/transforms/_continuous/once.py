@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,10 +11,11 @@ from torch.autograd.function import FunctionCtx
 
 
 class _Refuse(torch.autograd.Function):
-    """The identity, whose gradient raises."""
+    """The identity of a gradient, whose own gradient by any of its sources raises."""
 
     @staticmethod
-    def forward(gradient: Tensor) -> Tensor:
+    def forward(gradient: Tensor, *sources: Tensor) -> Tensor:
+        del sources
         return gradient.view_as(gradient)
 
     @staticmethod
@@ -28,11 +30,13 @@ class _Refuse(torch.autograd.Function):
         )
 
 
-def once_differentiable(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    """Gradients as they are, or, where a graph of them is being made, with one that raises."""
+def once_differentiable(
+    gradients: Sequence[Tensor | None], sources: Sequence[Tensor]
+) -> tuple[Tensor | None, ...]:
+    """Gradients as they are, or, where a graph of them is being made, with one that raises.
+
+    The graph leads back to all ``sources``: what autograd finds no way to is a zero to it.
+    """
     if not torch.is_grad_enabled():
-        return gradients
-    return tuple(
-        None if gradient is None else _Refuse.apply(gradient.detach().requires_grad_())
-        for gradient in gradients
-    )
+        return tuple(gradients)
+    return tuple(None if g is None else _Refuse.apply(g.detach(), *sources) for g in gradients)

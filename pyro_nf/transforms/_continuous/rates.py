@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_nf.nn.field import Field, Values
+from pyro_nf.transforms._continuous.leaves import depends_beyond
 
 
 class Rates(Protocol):
@@ -102,29 +103,21 @@ class ModuleRates:
         raise NotImplementedError
 
     def exact(self, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        keep_graph = torch.is_grad_enabled()
+        z, velocity, keep_graph = self._evaluate(t, z)
         divergence = frobenius = z.new_zeros(len(z))
-        with torch.enable_grad():
-            z = z if keep_graph and z.requires_grad else z.detach().requires_grad_()
-            velocity = self.velocity(t, z)
-            for i, component in enumerate(velocity.flatten(1).unbind(1)):
-                row = _gradient(component.sum(), z, keep_graph).flatten(1)
-                divergence = divergence + row[:, i]
-                frobenius = frobenius + row.square().sum(1)
-        if keep_graph:
-            return velocity, divergence, frobenius
-        return velocity.detach(), divergence.detach(), frobenius.detach()
+        basis = torch.eye(z[0].numel(), dtype=z.dtype, device=z.device)
+        for i, vector in enumerate(basis):
+            vector = vector.reshape(z.shape[1:]).expand_as(z)
+            row = self._product(t, z, velocity, vector, keep_graph=keep_graph)
+            divergence = divergence + row[:, i]
+            frobenius = frobenius + row.square().sum(1)
+        return velocity if keep_graph else velocity.detach(), divergence, frobenius
 
     def estimated(self, t: Tensor, z: Tensor, probe: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        keep_graph = torch.is_grad_enabled()
-        with torch.enable_grad():
-            z = z if keep_graph and z.requires_grad else z.detach().requires_grad_()
-            velocity = self.velocity(t, z)
-            product = _gradient((velocity * probe).sum(), z, keep_graph).flatten(1)
-            divergence, frobenius = (probe.flatten(1) * product).sum(1), product.square().sum(1)
-        if keep_graph:
-            return velocity, divergence, frobenius
-        return velocity.detach(), divergence.detach(), frobenius.detach()
+        z, velocity, keep_graph = self._evaluate(t, z)
+        product = self._product(t, z, velocity, probe, keep_graph=keep_graph)
+        divergence, frobenius = (probe.flatten(1) * product).sum(1), product.square().sum(1)
+        return velocity if keep_graph else velocity.detach(), divergence, frobenius
 
     def side_rate(self, name: str, t: Tensor, z: Tensor) -> Tensor:
         raise NotImplementedError
@@ -132,12 +125,36 @@ class ModuleRates:
     def squared_norm(self, velocity: Tensor) -> Tensor:
         return velocity.flatten(1).square().sum(1)
 
+    def _evaluate(self, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor, bool]:
+        """The state with a graph, the velocity there, and whether its graph is asked for."""
+        wanted = torch.is_grad_enabled()
+        with torch.enable_grad():
+            if wanted and z.requires_grad:
+                return z, self.velocity(t, z), True
+            z = z.detach().requires_grad_()
+            velocity = self.velocity(t, z)
+        return z, velocity, wanted and depends_beyond(velocity, z)
 
-def _gradient(value: Tensor, z: Tensor, keep_graph: bool) -> Tensor:  # noqa: FBT001
-    """The gradient of ``value``; zeros for a field that does not look at the state."""
-    if not value.requires_grad:
-        return torch.zeros_like(z)
-    (gradient,) = torch.autograd.grad(
-        value, z, create_graph=keep_graph, retain_graph=True, materialize_grads=True
-    )
-    return gradient
+    def _product(
+        self, t: Tensor, z: Tensor, velocity: Tensor, vector: Tensor, *, keep_graph: bool
+    ) -> Tensor:
+        """The vector times the Jacobian, ``(rows, numbers of an event)``."""
+        product = None
+        if velocity.requires_grad:
+            (product,) = torch.autograd.grad(
+                velocity, z, vector, create_graph=keep_graph, retain_graph=True, allow_unused=True
+            )
+        if product is None:
+            self._check_constant(t, z, velocity)
+            product = torch.zeros_like(z)
+        return product.flatten(1)
+
+    @torch.no_grad()
+    def _check_constant(self, t: Tensor, z: Tensor, velocity: Tensor) -> None:
+        """Raises if a velocity without a gradient by z depends on z: its divergence is not 0."""
+        if not torch.equal(self.velocity(t, z + 1), velocity):
+            raise ValueError(
+                f"The field {type(self._module).__name__} depends on z, but its graph does not "
+                "lead there: its divergence would be taken for 0. Leave out torch.no_grad() and "
+                "detach()."
+            )

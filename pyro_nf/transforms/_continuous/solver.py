@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ class Solver:
             numbers, the largest, or the largest root mean square of a sample.
         max_steps: Most steps of an adaptive method, rejected ones included.
         owner: Who asks, for the messages.
+        prefix: What the names of the user's options begin with.
     """
 
     method: str
@@ -43,41 +44,42 @@ class Solver:
     norm: Norm
     max_steps: int
     owner: str
+    prefix: Literal["", "eval_"] = ""
 
     def __post_init__(self) -> None:
         """Checks the options."""
-        choice(self.owner, "solver", self.method, SOLVERS)
-        choice(self.owner, "norm", self.norm, ("rms", "max", "sample"))
-        positive_float(self.owner, "rtol", self.rtol)
-        positive_float(self.owner, "atol", self.atol)
-        positive_int(self.owner, "max_steps", self.max_steps)
+        owner, eval_ = self.owner, self.prefix
+        choice(owner, f"{eval_}solver", self.method, SOLVERS)
+        choice(owner, f"{eval_}norm", self.norm, get_args(Norm))
+        positive_float(owner, f"{eval_}rtol", self.rtol)
+        positive_float(owner, f"{eval_}atol", self.atol)
+        positive_int(owner, "max_steps", self.max_steps)
         if self.adaptive and self.steps is not None:
             raise ValueError(
-                f"{self.owner} got steps={self.steps} for solver={self.method!r}, which chooses "
-                f"its own. Leave steps away, or pass one of {', '.join(ONE_STEP)}."
+                f"{owner} got {eval_}steps={self.steps} for {eval_}solver={self.method!r}, which "
+                f"chooses its own. Leave {eval_}steps away, or pass one of {', '.join(ONE_STEP)}."
             )
         if not self.adaptive:
             if self.steps is None:
                 raise ValueError(
-                    f"{self.owner} got solver={self.method!r} without steps. Pass steps=8, say: "
-                    "the number of equal steps from one side to the other."
+                    f"{owner} got {eval_}solver={self.method!r} without {eval_}steps. Pass "
+                    f"{eval_}steps=8, say: the number of equal steps from one side to the other."
                 )
-            positive_int(self.owner, "steps", self.steps)
+            positive_int(owner, f"{eval_}steps", self.steps)
 
     @property
     def adaptive(self) -> bool:
         """Whether the method chooses its steps by the tolerances."""
         return self.method in ADAPTIVE
 
-    def options(self, dynamics: Dynamics, direction: Direction) -> dict[str, Any]:
-        """Torchdiffeq's options for one solve."""
+    def options(self, dynamics: Dynamics, end: float) -> dict[str, Any]:
+        """Torchdiffeq's options for one solve that ends at this time."""
         if not self.adaptive:
             return {"grid_constructor": _equal_steps(self.steps or 1)}
         # A step that ends at the end: torchdiffeq would step past it and interpolate.
-        end = torch.tensor([1.0 if direction == 1 else 0.0], dtype=torch.float64, device="cpu")
         return {
             "norm": error_norm(self.norm, dynamics),
-            "step_t": end,
+            "step_t": torch.tensor([end], dtype=torch.float64, device="cpu"),
             "max_num_steps": self.max_steps,
         }
 
@@ -96,6 +98,7 @@ class Solver:
 def _equal_steps(count: int) -> Callable[[Any, Any, Tensor], Tensor]:
     def grid(func: Any, y0: Any, t: Tensor) -> Tensor:
         del func, y0
-        return torch.lerp(t[0], t[-1], torch.linspace(0, 1, count + 1).to(t))
+        parts = torch.linspace(0, 1, count + 1, dtype=t.dtype, device=t.device)
+        return torch.lerp(t[0], t[-1], parts)
 
     return grid

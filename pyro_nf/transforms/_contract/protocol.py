@@ -128,9 +128,9 @@ class FlowTransform(TwoPasses, TransformModule):
         return self.inverse_and_ladj(y, context)[0]
 
     def record(self, name: str, value: Tensor) -> None:
-        """Reports a side result of shape ``(*batch,)`` to the :meth:`auxiliary` blocks that want it.
+        """Reports a side result of shape ``(*batch,)`` to each :meth:`auxiliary` block of its name.
 
-        What is dear to compute is computed only where :meth:`wanted` says so.
+        Compute what is dear only where :meth:`wanted` says so.
         """
         auxiliary_channel.record(self._token, name, value)
 
