@@ -171,11 +171,12 @@ def candidate(
 def check_parity(size: int) -> None:
     """Raises unless all candidates solve the same equation."""
     y = torch.randn(8, size, dtype=torch.float64)
-    want_z, want_ladj = candidate("zuko, exact", size, double=True, tolerance=1e-8).solve(y)
+    fine: dict[str, Any] = {"dtype": torch.float64, "tolerance": 1e-8}
+    want_z, want_ladj = candidate("zuko, exact", size, **fine).solve(y)
     for name in MAKERS:
         if name in ("ours, concatsquash", "ours, rk4 with 8 steps"):
             continue
-        one = candidate(name, size, double=True, tolerance=1e-8)
+        one = candidate(name, size, **fine)
         z, ladj = one.solve(y)
         torch.testing.assert_close(z, want_z, rtol=0, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
         if not one.random:

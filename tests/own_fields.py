@@ -8,7 +8,7 @@ import torch
 from case import perturb
 from torch import Tensor, nn
 
-from pyro_nf.nn import FieldMLP
+from pyro_nf.nn import FieldMLP, PotentialField
 from pyro_nf.transforms import Continuous
 
 TIGHT: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-9}
@@ -66,3 +66,42 @@ def layer_of(field: nn.Module, *size: Any, scale: float | None = None, **options
     if scale is not None:
         perturb(field, scale)
     return Continuous(field, *size, **options).double()
+
+
+KINDS = {
+    "closed": (lambda: mlp(2, (4, 3), context_dim=2), {}),
+    "exact": (lambda: mlp(2, (4, 3, 3), context_dim=2), {}),
+    "hutchinson": (lambda: mlp(2, (4,), context_dim=2, time="concat"), {"trace": "hutchinson"}),
+    "potential": (lambda: PotentialField(2, 4, context_dim=2), {}),
+    "module": (lambda: OwnField(2, 2), {"input_dim": 2, "context_dim": 2}),
+    "module-hutchinson": (
+        lambda: OwnField(2, 2),
+        {"input_dim": 2, "context_dim": 2, "trace": "hutchinson", "probe": "gaussian"},
+    ),
+    "module-potential": (OwnPotential, {"input_dim": 2}),
+}
+
+
+class Encoded(nn.Module):
+    """A layer whose context an encoder produces, as one function of all its leaves."""
+
+    def __init__(self, kind: str, **options: object) -> None:
+        super().__init__()
+        make, fixed = KINDS[kind]
+        torch.manual_seed(0)
+        self.layer = layer_of(make(), scale=0.5, learn_end_time=True, **fixed, **options)
+        self.encoder = nn.Linear(3, 2).double() if self.layer.context_dim else None
+
+    def forward(self, direction: str, x: Tensor, features: Tensor) -> Tensor:
+        context = None if self.encoder is None else self.encoder(features)
+        torch.manual_seed(1)  # one random vector
+        z, ladj = getattr(self.layer, f"{direction}_and_ladj")(x, context)
+        return (z * z.sin()).sum() + ladj.square().sum()
+
+    def gradients(self, direction: str) -> dict[str, Tensor]:
+        """By name, of all leaves that the value depends on."""
+        leaves = dict(self.named_parameters())
+        leaves |= {"x": points(3, 2).requires_grad_(), "features": points(3, 3).requires_grad_()}
+        value = self(direction, leaves["x"], leaves["features"])
+        out = torch.autograd.grad(value, leaves.values(), materialize_grads=True)
+        return {n: g for n, g in zip(leaves, out, strict=True) if g.any()}

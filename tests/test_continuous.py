@@ -13,7 +13,6 @@ from own_fields import TIGHT, Formula, layer_of, mlp, points
 from torch import Tensor, nn
 
 from pyro_nf import flows
-from pyro_nf.distributions import DiagonalNormal, Flow
 from pyro_nf.nn import FieldMLP, PotentialField
 from pyro_nf.transforms import Continuous
 from pyro_nf.transforms._continuous.solver import ADAPTIVE
@@ -83,8 +82,9 @@ def test_squashed_field_against_its_integral(direction: str) -> None:
 
 @torch.no_grad()
 def test_flow_along_an_affine_field_is_a_normal_distribution() -> None:
-    field, x = mlp(3, (), time="none"), points(40, 3, seed=2)
-    flow = Flow(DiagonalNormal(3).double(), layer_of(field, **TIGHT))
+    flow, x = flows.cnf(3, hidden_dims=(), time="none", **TIGHT).double(), points(40, 3, seed=2)
+    field = flow.transform.parts[0].field
+    perturb(field, 0.6)
     loc = affine_solution(field, 1.0, torch.zeros(1, 3).double())[0]
     root = torch.linalg.matrix_exp(field.output.weight)
     normal = dist.MultivariateNormal(loc, root @ root.t())

@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 import torch
-from own_fields import Formula, OwnField, layer_of, mlp, points
+from own_fields import Formula, OwnField, OwnPotential, layer_of, mlp, points
 from torch import Tensor, nn
 
 from pyro_nf import flows, infer
@@ -199,6 +199,8 @@ BAD_FIELDS = [
     (lambda: Continuous(torch.sin, 2), TypeError, "Pass an nn.Module"),
     (lambda: Continuous(nn.Sequential(nn.Dropout()), 2), ValueError, "Dropout.*another velocity"),
     (lambda: Continuous(nn.BatchNorm1d(2), 2), ValueError, "BatchNorm1d.*another velocity"),
+    (lambda: Continuous(nn.Linear(2, 2), 2), TypeError, r"as field\(t, z\), which Linear.forward"),
+    (lambda: Continuous(OwnPotential(), 2, context_dim=1), TypeError, r"field\(t, z, context\)"),
     (lambda: Continuous(OwnField()), ValueError, "OwnField without input_dim"),
     (lambda: Continuous(OwnField(), ()), TypeError, r"input_dim=\(\)"),
     (lambda: Continuous(OwnField(), 2.0), TypeError, "input_dim=2.0"),

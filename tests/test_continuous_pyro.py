@@ -11,7 +11,16 @@ import pytest
 import torch
 from own_fields import Formula, OwnField, layer_of, mlp, points
 from pyro import poutine
-from pyro.infer import MCMC, NUTS, SVI, Predictive, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import (
+    MCMC,
+    NUTS,
+    SVI,
+    Predictive,
+    RenyiELBO,
+    ReweightedWakeSleep,
+    Trace_ELBO,
+    TraceMeanField_ELBO,
+)
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule, PyroSample
 from pyro.nn.module import to_pyro_module_
@@ -106,11 +115,11 @@ def test_every_gradient_reaches_the_guide_of_the_weights(kind: str) -> None:
 @GRADIENTS
 @KINDS
 def test_sampled_weights_are_learnt(kind: str, gradient: str) -> None:
-    flow, _ = bayesian(kind, gradient=gradient, solver="rk4", steps=4)
+    flow, _ = bayesian(kind, gradient=gradient, solver="rk4", steps=2)
     model, x = likelihood(flow), 2 + 0.3 * points(32, 2)
     guide = AutoNormal(model, init_scale=0.02)
     svi = SVI(model, guide, Adam({"lr": 0.03}), Trace_ELBO())
-    losses = [svi.step(x) for _ in range(25)]
+    losses = [svi.step(x) for _ in range(20)]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
     (name,) = guide.median()
     assert Predictive(model, guide=guide, num_samples=2)(x)[name].shape[0] == 2
@@ -212,7 +221,7 @@ def test_a_guide_finds_a_normal_posterior(gradient: str) -> None:
     x = points(5, 2) + 1
     precision = 1 + 5 / 0.25
     mean, scale = x.sum(0) / 0.25 / precision, precision**-0.5
-    flow = flow_of(mlp(2, (), scale=0.1), solver="rk4", steps=2, gradient=gradient)
+    flow = flow_of(mlp(2, (), scale=0.1), solver="rk4", steps=1, gradient=gradient)
 
     def prior() -> dist.Distribution:
         return dist.Normal(torch.zeros(2).double(), 1.0).to_event(1)
@@ -283,6 +292,7 @@ def test_the_parameter_store_brings_a_flow_back(tmp_path) -> None:
     ("loss", "trace", "warns"),
     [
         (RenyiELBO(alpha=0.5, num_particles=2), "hutchinson", True),
+        (ReweightedWakeSleep(num_particles=2), "hutchinson", True),
         (RenyiELBO(alpha=0.5, num_particles=2), "exact", False),
         (Trace_ELBO(num_particles=2), "hutchinson", False),
     ],

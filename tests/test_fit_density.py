@@ -16,6 +16,7 @@ from pyro.nn.module import to_pyro_module_
 from torch import nn
 
 from pyro_nf import flows
+from pyro_nf.bijections import ConvergenceError
 from pyro_nf.distributions import DiagonalNormal, Flow
 from pyro_nf.infer import fit_density
 from pyro_nf.infer._elbo import DensityELBO, density_model, empty_guide
@@ -197,6 +198,22 @@ def test_counts_the_evaluations_of_steps_alone(x, gradient):
     assert result.evaluations == [(16, backward)] * 3
     assert repr(result).endswith(f", evaluations=16+{backward})")
     assert fit_density(GaussianFlow(), x, max_steps=3).evaluations == []
+
+
+def test_layers_that_a_failed_step_did_not_reach_count_nothing(x):
+    flow = cnf(solver="rk4", steps=2)
+
+    def fail_at_third(step, losses):
+        def fail(*_):
+            handle.remove()
+            raise ConvergenceError("no base was found")
+
+        if step == 2:
+            handle = flow.base.register_forward_pre_hook(fail)
+
+    with pytest.warns(UserWarning, match="skipped step 3"):
+        result = fit_density(flow, x, max_steps=4, validate_every=1, callback=fail_at_third)
+    assert result.evaluations == [(16, 0), (16, 0), (0, 0), (16, 0)]
 
 
 # Options

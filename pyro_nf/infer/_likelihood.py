@@ -16,7 +16,7 @@ from pyro_nf.infer._objective import Step
 from pyro_nf.infer._optimizer import JointOptimizer
 from pyro_nf.infer._support import Density
 from pyro_nf.infer.result import Unit
-from pyro_nf.transforms import Continuous
+from pyro_nf.transforms import Continuous, Evaluations
 
 
 class Likelihood:
@@ -31,7 +31,7 @@ class Likelihood:
         self._losses: dict[str, float] = {}
         elbo = DensityELBO(flow, aux_weights, self._report)
         self._svi = SVI(density_model(flow), empty_guide, optimizer, elbo)
-        self._solvers = [part for part in flow.modules() if isinstance(part, Continuous)]
+        self._layers = [part for part in flow.modules() if isinstance(part, Continuous)]
 
     def check(self, rows: Batch) -> None:
         """Runs the model once under the caller's validation, and refuses sampled weights."""
@@ -39,17 +39,20 @@ class Likelihood:
 
     def step(self, x: Tensor, context: Tensor | None) -> Step:
         """Takes a step of SVI."""
+        before = [layer.evaluations for layer in self._layers]
         self._svi.step(x, context)
-        return Step(self._losses, self._evaluations())
+        return Step(self._losses, self._evaluations(before))
 
     def _report(self, loss: float, means: dict[str, float]) -> None:
         self._losses = {"train": loss, **means}
         self._optimizer.loss = loss
 
-    def _evaluations(self) -> tuple[int, int] | None:
-        if not self._solvers:
+    def _evaluations(self, before: list[Evaluations]) -> tuple[int, int] | None:
+        """The step's, where a failure may have kept a layer from being called at all."""
+        if not self._layers:
             return None
-        counts = [solver.evaluations for solver in self._solvers]
+        latest = [layer.evaluations for layer in self._layers]
+        counts = [new for new, old in zip(latest, before, strict=True) if new is not old]
         return sum(count.forward for count in counts), sum(count.backward for count in counts)
 
     @torch.no_grad()

@@ -16,6 +16,7 @@ from pyro_nf.nn.field import Field, Values
 from pyro_nf.transforms._continuous.boundary import (
     OWNER,
     check_event_shape,
+    check_signature,
     check_values,
     context_size,
     event_shape,
@@ -177,6 +178,7 @@ class Continuous(FlowTransform):
         self.input_dim = self._event[0] if len(self._event) == 1 else None
         self.domain = self.codomain = constraints.independent(constraints.real, len(self._event))
         self.context_dim = context_size(field, context_dim)
+        check_signature(field, self.context_dim)
         self.field = field
         training = Solver(solver, steps, rtol, atol, norm, max_steps, owner)
         self._solvers = {
@@ -258,6 +260,7 @@ class Continuous(FlowTransform):
         own = self.field.side_rates if isinstance(self.field, Field) else ()
         return ("kinetic", "jacobian", *own)
 
+    @torch.compiler.disable  # a solver chooses its steps as it goes, under a compiler too
     def _solve(
         self, given: Tensor, context: Tensor | None, name: str, direction: Direction
     ) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
 import torch
@@ -59,6 +60,19 @@ def context_size(field: nn.Module, context_dim: int | None) -> int:
     if known is not None:
         return known
     return 0 if context_dim is None else non_negative_int(OWNER, "context_dim", context_dim)
+
+
+def check_signature(field: nn.Module, context_dim: int) -> None:
+    """Raises if a module's ``forward`` cannot be called as a field is."""
+    arguments = ("t", "z", "context")[: 3 if context_dim else 2]
+    try:
+        inspect.signature(field.forward).bind(*arguments)
+    except TypeError:
+        raise TypeError(
+            f"{OWNER} calls its field as field({', '.join(arguments)}), which "
+            f"{type(field).__name__}.forward does not take. Wrap it in a module whose forward "
+            "does: the time comes first, a context last."
+        ) from None
 
 
 def check_values(

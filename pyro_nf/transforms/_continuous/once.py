@@ -30,6 +30,16 @@ class _Refuse(torch.autograd.Function):
         )
 
 
+def refuse_batched(gradient: Tensor) -> None:
+    """Raises for many gradients at once, as of ``vectorize=True`` and ``is_grads_batched=True``."""
+    if torch._C._functorch.is_legacy_batchedtensor(gradient):
+        raise RuntimeError(
+            'A continuous layer with gradient="adjoint" or "checkpoint" got a batch of gradients, '
+            'and solves for one at a time. Build it with gradient="backprop", or take the '
+            "Jacobian with vectorize=False."
+        )
+
+
 def once_differentiable(
     gradients: Sequence[Tensor | None], sources: Sequence[Tensor]
 ) -> tuple[Tensor | None, ...]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 import warnings
 
-from pyro.infer import RenyiELBO
+from pyro.infer import Importance, RenyiELBO, ReweightedWakeSleep
+
+_WEIGHTED = (Importance, RenyiELBO, ReweightedWakeSleep)
 
 
 def warn_if_weighted(owner: str) -> None:
@@ -17,7 +19,7 @@ def warn_if_weighted(owner: str) -> None:
     frame = sys._getframe(1)
     while frame is not None:
         objective = frame.f_locals.get("self")
-        if isinstance(objective, RenyiELBO):
+        if isinstance(objective, _WEIGHTED):
             warnings.warn(
                 f"{owner} estimates its log-determinant with random vectors under "
                 f"{type(objective).__name__}, whose importance weights the noise biases. Build "

@@ -128,7 +128,7 @@ class FlowTransform(TwoPasses, TransformModule):
         return self.inverse_and_ladj(y, context)[0]
 
     def record(self, name: str, value: Tensor) -> None:
-        """Reports a side result of shape ``(*batch,)`` to each :meth:`auxiliary` block of its name.
+        """Reports a side result of shape ``(*batch,)`` to every :meth:`auxiliary` block for it.
 
         Compute what is dear only where :meth:`wanted` says so.
         """
