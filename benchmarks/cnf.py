@@ -160,12 +160,16 @@ MAKERS: dict[str, Callable[..., Candidate]] = {
 
 
 def candidate(
-    name: str, size: int, *, double: bool = False, tolerance: float = TOLERANCE
+    name: str,
+    size: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    tolerance: float = TOLERANCE,
+    **options: Any,
 ) -> Candidate:
     """Creates what is called ``name``, with a field of its own, equal to the others'."""
     torch.manual_seed(SEED)
-    rows = RowField(size)
-    return MAKERS[name](rows.double() if double else rows, tolerance=tolerance)
+    return MAKERS[name](RowField(size).to(dtype), tolerance=tolerance, **options)
 
 
 def check_parity(size: int) -> None:

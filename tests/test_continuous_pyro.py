@@ -179,7 +179,7 @@ def test_a_prior_under_nuts() -> None:
     flow = flow_of(field)
     x = points(3, 2) + 1
     kernel = NUTS(conjugate, step_size=0.3, max_tree_depth=3)
-    mcmc = MCMC(kernel, num_samples=80, warmup_steps=20, disable_progbar=True)
+    mcmc = MCMC(kernel, num_samples=60, warmup_steps=15, disable_progbar=True)
     mcmc.run(flow, x)
     z = mcmc.get_samples()["z"]
     root = torch.linalg.matrix_exp(field.output.weight).detach()
@@ -188,7 +188,7 @@ def test_a_prior_under_nuts() -> None:
     total = precision + 3 / 0.25 * torch.eye(2)
     mean = torch.linalg.solve(total, precision @ loc + x.sum(0) / 0.25)
     # Four standard errors of a fourth as many independent draws.
-    bound = 4 * total.inverse().diagonal().sqrt() / math.sqrt(80 / 4)
+    bound = 4 * total.inverse().diagonal().sqrt() / math.sqrt(60 / 4)
     assert ((z.mean(0) - mean).abs() <= bound).all()
     assert all(parameter.grad is None for parameter in flow.parameters())
 
@@ -221,7 +221,7 @@ def test_a_guide_finds_a_normal_posterior(gradient: str) -> None:
     x = points(5, 2) + 1
     precision = 1 + 5 / 0.25
     mean, scale = x.sum(0) / 0.25 / precision, precision**-0.5
-    flow = flow_of(mlp(2, (), scale=0.1), solver="rk4", steps=1, gradient=gradient)
+    flow = flow_of(mlp(2, (), scale=0.1), solver="rk4", steps=2, gradient=gradient)
 
     def prior() -> dist.Distribution:
         return dist.Normal(torch.zeros(2).double(), 1.0).to_event(1)

@@ -17,25 +17,21 @@ _STAGES: tuple[tuple[float, tuple[float, ...]], ...] = (
 )
 _RESULT = (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84)
 
-EVALUATIONS = len(_RESULT)
-
 
 def dormand_prince_step(
-    f: Callable[[Tensor, Tensor], Tensor], t: Tensor, state: Tensor, dt: Tensor
+    f: Callable[[Tensor, Tensor], Tensor], t: float, state: Tensor, dt: float
 ) -> Tensor:
     """The state after one step of size dt (negative: backwards), without an error estimate."""
-    step = float(dt)
-    slopes = [f(t, state)]
+    slopes = [f(state.new_full((), t), state)]
     for node, weights in _STAGES:
-        slopes.append(f(t + node * dt, _combine(state, weights, slopes, step)))
-    return _combine(state, _RESULT, slopes, step)
+        stage = _combine(state, weights, slopes, dt)
+        slopes.append(f(state.new_full((), t + node * dt), stage))
+    return _combine(state, _RESULT, slopes, dt)
 
 
-def _combine(
-    state: Tensor, weights: tuple[float, ...], slopes: list[Tensor], step: float
-) -> Tensor:
-    total = state
-    for weight, slope in zip(weights, slopes, strict=True):
+def _combine(state: Tensor, weights: tuple[float, ...], slopes: list[Tensor], dt: float) -> Tensor:
+    total = torch.add(state, slopes[0], alpha=weights[0] * dt)
+    for weight, slope in zip(weights[1:], slopes[1:], strict=True):
         if weight:
-            total = torch.add(total, slope, alpha=weight * step)
+            total.add_(slope, alpha=weight * dt)
     return total

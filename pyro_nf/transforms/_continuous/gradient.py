@@ -12,7 +12,7 @@ import torch
 import torchdiffeq
 from torch import Tensor
 
-from pyro_nf.transforms._continuous.dormand_prince import EVALUATIONS, dormand_prince_step
+from pyro_nf.transforms._continuous.dormand_prince import dormand_prince_step
 from pyro_nf.transforms._continuous.dynamics import END_TIME, Dynamics
 from pyro_nf.transforms._continuous.errors import IntegrationError
 from pyro_nf.transforms._continuous.evaluations import Evaluations
@@ -242,7 +242,7 @@ class _Checkpoint:
         for t, before, dt in reversed(leaves.accepted):
             with torch.enable_grad():
                 state = before.detach().requires_grad_()
-                after = self._replay(t.to(state), state, leaves.direction * dt.to(state))
+                after = self._replay(float(t), state, leaves.direction * float(dt))
                 gradient, *of_trained = torch.autograd.grad(
                     after, [state, *leaves.trained], gradient, materialize_grads=True
                 )
@@ -250,16 +250,11 @@ class _Checkpoint:
                 torch._foreach_add_(total, of_trained)
         return [gradient, *leaves.spread(total)]
 
-    def _replay(self, t: Tensor, state: Tensor, dt: Tensor) -> Tensor:
+    def _replay(self, t: float, state: Tensor, dt: float) -> Tensor:
         leaves = self._leaves
         if leaves.solver.method == "dopri5":
-            leaves.watch.counter.backward += EVALUATIONS
-            return dormand_prince_step(leaves.watch.evaluate, t, state, dt)
-        step = torch.stack([t, t + dt])
-        return torchdiffeq.odeint(
-            _counted(leaves.watch), state, step, method=leaves.solver.method
-        )[-1]
-
-
-def _counted(watch: Watch) -> Callable[[Tensor, Tensor], Tensor]:
-    return lambda t, state: watch(t, state)
+            return dormand_prince_step(leaves.watch, t, state, dt)
+        ends = state.new_tensor([t, t + dt])
+        # Without the callbacks of the watch, which would note the step once more.
+        call: Callable[[Tensor, Tensor], Tensor] = leaves.watch.__call__
+        return torchdiffeq.odeint(call, state, ends, method=leaves.solver.method)[-1]

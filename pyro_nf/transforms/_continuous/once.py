@@ -31,7 +31,7 @@ class _Refuse(torch.autograd.Function):
 
 
 def refuse_batched(gradient: Tensor) -> None:
-    """Raises for many gradients at once, as of ``vectorize=True`` and ``is_grads_batched=True``."""
+    """Raises for many gradients at once, as with ``vectorize=True``."""
     if torch._C._functorch.is_legacy_batchedtensor(gradient):
         raise RuntimeError(
             'A continuous layer with gradient="adjoint" or "checkpoint" got a batch of gradients, '
