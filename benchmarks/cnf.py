@@ -2,16 +2,20 @@
 
     python -m benchmarks.cnf [--quick] [--repeats 9]
 
-One field everywhere, a perceptron of tanh units (64, 64) with the time as an input of each layer:
-ours in columns, the peers' a module on rows of the same numbers; that all solve the same equation
-to 1e-4 is checked in float64 first. The step is one of a fused Adam on the negative log-likelihood,
-from data to base, dopri5 at rtol = atol = 1e-5, float32, one thread; its learning rate is 0, which
-costs the same and keeps the fields equal. "zuko" is its ``FreeFormJacobianTransform``; "FFJORD" is
-the recipe of its reference code on today's torchdiffeq: ``odeint_adjoint`` of the pair of state and
-log-determinant, the trace by one vector-Jacobian product with noise, or by D of them. The row with
-"concatsquash" is our default field, its scales near 1: nearly the same equation, for information.
-All are interleaved in one process; medians of CPU milliseconds, and their ratio to zuko with
-Hutchinson's estimate. Memory: ``python -m benchmarks.cnf_memory``.
+One field everywhere, a perceptron of tanh units (64, 64) with the time as one more input of each
+layer: ours in columns, the peers' a module on rows with the same numbers. That all solve the same
+equation to 1e-4 is checked first, in float64. The step is one of a fused Adam on the negative
+log-likelihood, from data to base, dopri5 at rtol = atol = 1e-5, float32, one thread; its learning
+rate is 0, which costs the same and keeps the fields equal.
+
+"zuko" is its ``FreeFormJacobianTransform``, which lets the log-determinant err by 100 tolerances.
+"FFJORD" is the recipe of its reference code on today's torchdiffeq: ``odeint_adjoint`` of the pair
+of state and log-determinant, the trace by one product with noise or by D of them. The row with
+"concatsquash" has FFJORD's layers, their scales near 1: nearly the same equation.
+
+All are interleaved in one process: medians of CPU milliseconds, and their ratio to zuko with
+Hutchinson's estimate. The error is the root mean square of that of the log-determinant, in nats a
+row. Memory: ``python -m benchmarks.cnf_memory``.
 """
 
 from __future__ import annotations
@@ -37,7 +41,8 @@ Distribution.set_default_validate_args(True)  # importing zuko turned it off for
 
 SIZES = ((2, 128), (6, 1024), (43, 128))
 HIDDEN, TOLERANCE, SEED = 64, 1e-5, 0
-BASELINE = "zuko, Hutchinson"
+BASELINE, OTHER_FIELD = "zuko, Hutchinson", "ours, concatsquash"
+SLOW = ("zuko, exact", "FFJORD, exact")
 
 Solve = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -151,7 +156,7 @@ MAKERS: dict[str, Callable[..., Candidate]] = {
     "ours, rk4 with 8 steps": lambda rows, **o: ours(rows, solver="rk4", steps=8, **o),
     'ours, trace="exact"': lambda rows, **o: ours(rows, trace="exact", **o),
     'ours, trace="hutchinson"': lambda rows, **o: ours(rows, trace="hutchinson", **o),
-    "ours, concatsquash": lambda rows, **o: ours(rows, time="concatsquash", **o),
+    OTHER_FIELD: lambda rows, **o: ours(rows, time="concatsquash", **o),
     "zuko, exact": lambda rows, **o: zukos(rows, exact=True, **o),
     BASELINE: lambda rows, **o: zukos(rows, exact=False, **o),
     "FFJORD, exact": lambda rows, **o: ffjords(rows, exact=True, **o),
@@ -178,7 +183,7 @@ def check_parity(size: int) -> None:
     fine: dict[str, Any] = {"dtype": torch.float64, "tolerance": 1e-8}
     want_z, want_ladj = candidate("zuko, exact", size, **fine).solve(y)
     for name in MAKERS:
-        if name in ("ours, concatsquash", "ours, rk4 with 8 steps"):
+        if name in (OTHER_FIELD, "ours, rk4 with 8 steps"):
             continue
         one = candidate(name, size, **fine)
         z, ladj = one.solve(y)
@@ -221,6 +226,18 @@ def measure(
     return {name: statistics.median(all_[1:]) for name, all_ in times.items()}, evaluations
 
 
+@torch.no_grad()
+def log_det_errors(layers: dict[str, Candidate], y: Tensor) -> dict[str, str]:
+    """Root mean square error of each log-determinant."""
+    fine = candidate("ours, checkpoint", y.shape[1], dtype=torch.float64, tolerance=1e-10)
+    want = fine.solve(y.double())[1]
+    errors = {
+        name: float((layer.solve(y)[1] - want).square().mean().sqrt())
+        for name, layer in layers.items()
+    }
+    return {name: "–" if name == OTHER_FIELD else f"{e:.0e}" for name, e in errors.items()}
+
+
 def main() -> None:
     """Parses the command line, prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -230,21 +247,21 @@ def main() -> None:
     torch.set_num_threads(1)
     print(describe())
     print(f"torchdiffeq {torchdiffeq.__version__}, zuko {zuko.__version__}")
-    print("| D, B | layer | evaluations, forward + backward | training step, ms ", end="")
-    print("| over zuko's Hutchinson |\n" + "|---" * 5 + "|")
+    print("| D, B | layer | evaluations, forward + backward | log-det error ", end="")
+    print("| training step, ms | over zuko's Hutchinson |\n" + "|---" * 6 + "|")
+    names = [name for name in MAKERS if not (options.quick and name in SLOW)]
     for size, batch in SIZES:
         check_parity(size)
-        names = [
-            n for n in MAKERS if not (options.quick and n in ("zuko, exact", "FFJORD, exact"))
-        ]
         y = torch.randn(batch, size)
-        steps = {name: training_step(candidate(name, size), y) for name in names}
+        layers = {name: candidate(name, size) for name in names}
+        errors = log_det_errors(layers, y)
+        steps = {name: training_step(layer, y) for name, layer in layers.items()}
         ms, evaluations = measure(steps, 3 if options.quick else options.repeats)
         for name in names:
             forward, backward = evaluations[name]
             print(
-                f"| {size}, {batch} | {name} | {forward} + {backward} | {ms[name]:.1f} | "
-                f"{ms[name] / ms[BASELINE]:.2f} |",
+                f"| {size}, {batch} | {name} | {forward} + {backward} | {errors[name]} "
+                f"| {ms[name]:.1f} | {ms[name] / ms[BASELINE]:.2f} |",
                 flush=True,
             )
 

@@ -15,6 +15,7 @@ import gc
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,7 +37,7 @@ def resident(key: str) -> int:
 def added_mib(name: str, steps: int | None) -> float:
     """Peak memory that one step adds in this process, in MiB."""
     torch.set_num_threads(1)
-    options = {} if steps is None else {"solver": "rk4", "steps": steps}
+    options: dict[str, Any] = {} if steps is None else {"solver": "rk4", "steps": steps}
     one = candidate(name, SIZE, **options)
     training_step(one, torch.randn(4, SIZE))()
     step = training_step(one, torch.randn(BATCH, SIZE))

@@ -56,7 +56,7 @@ class Formula(nn.Module):
 
 
 def mlp(size: int = 2, hidden: tuple[int, ...] = (5,), scale: float = 0.6, **options: Any):
-    field = FieldMLP(size, hidden, **options).double()
+    field = FieldMLP(size, hidden, **{"time": "concatsquash"} | options).double()
     perturb(field, scale)
     return field
 

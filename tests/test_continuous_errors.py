@@ -16,6 +16,7 @@ from pyro_nf.bijections import ConvergenceError
 from pyro_nf.distributions import DiagonalNormal, Flow
 from pyro_nf.nn import FieldConv, FieldMLP
 from pyro_nf.transforms import Continuous, IntegrationError
+from pyro_nf.transforms._continuous.norms import adjoint_error_norm
 from pyro_nf.transforms._continuous.solver import ADAPTIVE, ONE_STEP
 
 torch.set_num_threads(1)
@@ -126,6 +127,15 @@ def test_an_adjoint_that_meets_a_field_that_is_not_finite(direction: str) -> Non
     broken.append(True)
     with pytest.raises(IntegrationError, match="not finite on the step from there"):
         value.backward()
+
+
+@pytest.mark.parametrize("kind", ["seminorm", "full"])
+@pytest.mark.parametrize("part", [1, 2, 3])
+def test_no_part_of_the_adjoints_error_hides_a_nan(kind: str, part: int) -> None:
+    errors = [torch.zeros(4) for _ in range(4)]  # time's gradient, state, its gradient, a value's
+    errors[part][0] = math.nan
+    size = adjoint_error_norm(kind, torch.linalg.vector_norm)(tuple(errors))
+    assert size.isnan() == (part < 3 or kind == "full")
 
 
 def test_a_loss_without_a_finite_gradient() -> None:

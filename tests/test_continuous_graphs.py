@@ -208,6 +208,8 @@ def test_auto_measures_the_graph_it_would_keep(solver: str, without: str, monkey
         monkeypatch.setattr(choice, "BACKPROP_BYTES", bytes_allowed)
         layer = layer_of(layer.field, solver=solver)
         layer.forward_and_ladj(x)[1].sum().backward()
-        backward = layer.evaluations.backward
+        forward, backward = layer.evaluations.forward, layer.evaluations.backward
         assert (backward > 0) == (gradient != "backprop")
-        assert (backward == layer.evaluations.forward - 2) == (gradient == "checkpoint")
+        if gradient == "checkpoint":  # what was rejected is not replayed
+            assert backward % 6 == 0
+            assert backward <= forward - 2

@@ -16,6 +16,7 @@ from pyro_nf import flows
 from pyro_nf.distributions import DiagonalNormal, Flow
 from pyro_nf.nn import FieldConv, PotentialField
 from pyro_nf.transforms import Continuous
+from pyro_nf.transforms._continuous import rates
 from pyro_nf.transforms._continuous.dynamics import Dynamics
 
 torch.set_num_threads(1)
@@ -186,11 +187,11 @@ def test_side_results_are_integrals_along_the_path(make, direction: str) -> None
         z = layer_of(field, *size, end_time=t, **TIGHT)(x).detach()
         t = torch.tensor(t, dtype=torch.float64)
         jacobian = torch.autograd.functional.jacobian(lambda v, t=t: field(t, v).sum(0), z)
-        rates = {"kinetic": field(t, z).square().sum(1), "jacobian": jacobian.square().sum((0, 2))}
+        now = {"kinetic": field(t, z).square().sum(1), "jacobian": jacobian.square().sum((0, 2))}
         if "hjb" in want:
             columns, values, _ = field.columns(z, None)
-            rates["hjb"] = field.side_rate("hjb", values, t, columns)
-        want = {name: want[name] + end / 2 * weight * rates[name] for name in want}
+            now["hjb"] = field.side_rate("hjb", values, t, columns)
+        want = {name: want[name] + end / 2 * weight * now[name] for name in want}
     start = x if direction == "forward" else layer(x).detach()
     with layer.auxiliary() as got:
         run(layer, direction, start)
@@ -240,6 +241,18 @@ def test_side_results_have_gradients_in_every_mode(name: str) -> None:
     # The derivative of the residual's absolute value jumps, which the other steps feel.
     close = 1e-2 if name == "hjb" else 1e-5
     torch.testing.assert_close(gradients["adjoint"], gradients["backprop"], rtol=close, atol=close)
+
+
+@torch.no_grad()
+def test_tangents_in_groups_make_the_same_sums(monkeypatch) -> None:
+    layer, x = layer_of(mlp(5, (4, 4, 4))), points(3, 5)
+    results = []
+    for group in (rates._GROUP, 6):  # all five at once, or two, two and one
+        monkeypatch.setattr(rates, "_GROUP", group)
+        with layer.auxiliary(["jacobian"]) as sides:
+            ladj = layer.forward_and_ladj(x)[1]
+        results.append((ladj, sides["jacobian"]))
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-13)
 
 
 # ------------------------------------------------------------------------------- images, contexts

@@ -23,7 +23,7 @@ def cnf(
     hidden_dims: Sequence[int] = (64, 64),
     context_dim: int = 0,
     activation: Smooth = "tanh",
-    time: TimeConditioning = "concatsquash",
+    time: TimeConditioning = "concat",
     base: nn.Module | None = None,
     support: Support | None = None,
     **options: Any,

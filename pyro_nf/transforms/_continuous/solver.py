@@ -75,7 +75,12 @@ class Solver:
     def options(self, dynamics: Dynamics, end: float) -> dict[str, Any]:
         """Torchdiffeq's options for one solve that ends at this time."""
         if not self.adaptive:
-            return {"grid_constructor": _equal_steps(self.steps or 1)}
+            options: dict[str, Any] = {"grid_constructor": _equal_steps(self.steps or 1)}
+            if self.method in _MULTISTEP:
+                # Fourth order: torchdiffeq's twelfth is unstable, and silently so, at any step
+                # that would be worth its order.
+                options["max_order"] = 5
+            return options
         # A step that ends at the end: torchdiffeq would step past it and interpolate.
         return {
             "norm": error_norm(self.norm, dynamics),
