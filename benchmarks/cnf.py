@@ -8,7 +8,7 @@ equation to 1e-4 is checked first, in float64. The step is one of a fused Adam o
 log-likelihood, from data to base, dopri5 at rtol = atol = 1e-5, float32, one thread; its learning
 rate is 0, which costs the same and keeps the fields equal.
 
-"zuko" is its ``FreeFormJacobianTransform``, which lets the log-determinant err by 100 tolerances.
+"zuko" is its ``FreeFormJacobianTransform``, whose steps heed the log-determinant 100 times less.
 "FFJORD" is the recipe of its reference code on today's torchdiffeq: ``odeint_adjoint`` of the pair
 of state and log-determinant, the trace by one product with noise or by D of them. The row with
 "concatsquash" has FFJORD's layers, their scales near 1: nearly the same equation.

@@ -48,7 +48,9 @@ def moons(rows: int, seed: int) -> Tensor:
 
 def likelihood(flow: Flow, x: Tensor, steps: int) -> FitResult:
     """Maximum likelihood."""
-    return infer.fit_density(flow, x, max_steps=steps, learning_rate=5e-3, progress=False)
+    return infer.fit_density(
+        flow, x, max_steps=steps, batch_size=256, learning_rate=1e-2, progress=False
+    )
 
 
 def regularised(flow: Flow, x: Tensor, steps: int) -> FitResult:
@@ -57,7 +59,8 @@ def regularised(flow: Flow, x: Tensor, steps: int) -> FitResult:
         flow,
         x,
         max_steps=steps,
-        learning_rate=5e-3,
+        batch_size=256,
+        learning_rate=1e-2,
         aux_weights={"kinetic": 0.02},
         progress=False,
     )
@@ -65,7 +68,7 @@ def regularised(flow: Flow, x: Tensor, steps: int) -> FitResult:
 
 def matching(flow: Flow, x: Tensor, steps: int) -> FitResult:
     """Flow matching, with draws and data of a batch paired by optimal transport."""
-    return infer.fit_flow_matching(flow, x, max_steps=steps, learning_rate=5e-3, progress=False)
+    return infer.fit_flow_matching(flow, x, max_steps=2 * steps, batch_size=256, progress=False)
 
 
 FITS: dict[str, Fit] = {
@@ -78,7 +81,7 @@ FITS: dict[str, Fit] = {
 def new_flow() -> Flow:
     """A few fixed steps in training, a solver with tolerances in evaluation."""
     pyro.set_rng_seed(0)
-    return flows.cnf(2, solver="rk4", steps=8, eval_solver="dopri5")
+    return flows.cnf(2, solver="rk4", steps=6, eval_solver="dopri5")
 
 
 @torch.no_grad()
@@ -92,14 +95,14 @@ def score(flow: Flow, x: Tensor) -> tuple[float, int]:
 def draw(flow: Flow, name: str, out: Path) -> None:
     """Draws field, paths and densities of one flow, in the coordinates of the layer."""
     layer = flow.transform.parts[0]
-    bounds = ((-2.6, 2.6), (-2.6, 2.6))
-    figure, axes = plt.subplots(2, 4, figsize=(13, 6.6), layout="constrained")
+    bounds = ((-3.2, 3.2), (-3.2, 3.2))
+    figure, axes = plt.subplots(2, 4, figsize=(15, 7), layout="constrained")
     for ax, t in zip(axes[0], TIMES, strict=True):
         part = Flow(flow.base, layer.until(t))
         plot.density(part, bounds=bounds, resolution=120, ax=ax)
         ax.set_title(f"density at t = {t:g}")
     for ax, t in zip(axes[1], (0.0, 0.5, 1.0), strict=False):
-        plot.vector_field(layer, t, bounds=bounds, ax=ax)
+        plot.vector_field(layer, t, bounds=bounds, arrows=17, ax=ax)
         ax.set_title(f"field at t = {t:g}")
     torch.manual_seed(1)
     plot.trajectories(layer, flow.base().sample((150,)), ax=axes[1, 3])
@@ -121,7 +124,7 @@ def main() -> None:
     print(f"{'trained by':22s}{'nats per point':>15s}{'seconds':>9s}{'evaluations':>13s}")
     for name, fit in FITS.items():
         flow = new_flow()
-        result = fit(flow, x, 30 if arguments.quick else 2000)
+        result = fit(flow, x, 30 if arguments.quick else 1500)
         loss, evaluations = score(flow, new)
         print(f"{name:22s}{loss:15.3f}{result.seconds:9.0f}{evaluations:13d}", flush=True)
         draw(flow, name, arguments.out)

@@ -37,6 +37,7 @@ class Case:
         inverse_error: How far a round trip may miss beyond rounding, in float64.
         far: Whether inputs to ±100 are in the domain.
         solver_error: How far two results may differ because a solver found each step by step.
+        waits: Whether the host looks at values on an accelerator, as solvers do at each step.
         traceable: Whether ``torch.func`` and forward mode pass through; if not, they raise.
         bfloat16: Whether the layer computes in bfloat16; if not, it raises a ``TypeError``.
     """
@@ -52,6 +53,7 @@ class Case:
     largest_scale: float = 3.0
     inverse_error: float = 1e-8
     solver_error: float = 0.0
+    waits: bool = False
     traceable: bool = True
     bfloat16: bool = True
     far: bool = True

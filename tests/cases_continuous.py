@@ -19,6 +19,7 @@ _FACTS: dict[str, Any] = {
     "compiles": "neither",
     "maps": "neither",
     "traceable": False,
+    "waits": True,
     "largest_scale": 1.0,
 }
 _TIGHT: dict[str, Any] = {"rtol": 1e-6, "atol": 1e-6}

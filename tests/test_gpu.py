@@ -21,7 +21,7 @@ def test_accelerator_agrees_with_the_cpu(case: Case) -> None:
     y, ladj = layer.forward_and_ladj(x, context)
     layer.cuda()
     x, context = x.cuda(), None if context is None else context.cuda()
-    torch.cuda.set_sync_debug_mode("error")
+    torch.cuda.set_sync_debug_mode("default" if case.waits else "error")
     try:
         got = layer.forward_and_ladj(x, context)
         back = layer.inverse_and_ladj(got[0], context)
@@ -29,9 +29,10 @@ def test_accelerator_agrees_with_the_cpu(case: Case) -> None:
             (got[0].sum() + got[1].sum() + back[0].sum()).backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    torch.testing.assert_close(got[0].cpu(), y, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(got[1].cpu(), ladj, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(back[0], x, rtol=1e-7, atol=1e-7)
+    near = {"rtol": 1e-9, "atol": 1e-9} | case.slack
+    torch.testing.assert_close(got[0].cpu(), y, **near)
+    torch.testing.assert_close(got[1].cpu(), ladj, **near)
+    torch.testing.assert_close(back[0], x, **{"rtol": 1e-7, "atol": 1e-7} | case.slack)
 
 
 @pytest.mark.parametrize("name", sorted(set(flows.__all__) - {"circular_nsf"}))

@@ -24,6 +24,7 @@ def cnf(
     context_dim: int = 0,
     activation: Smooth = "tanh",
     time: TimeConditioning = "concat",
+    gain: float = 1.0,
     base: nn.Module | None = None,
     support: Support | None = None,
     **options: Any,
@@ -45,6 +46,7 @@ def cnf(
         context_dim: Size of the context; 0 for an unconditional flow.
         activation: "tanh", "softplus", "silu" or "sin".
         time: How the field depends on the time, see :class:`~pyro_nf.nn.FieldMLP`.
+        gain: Spread of the field's initial weights, see there too.
         base: Base distribution as a module; standard normal by default.
         support: A Pyro constraint, or one for each dimension, that the data obey.
         **options: Of :class:`~pyro_nf.transforms.Continuous`: ``solver``, ``steps``, ``rtol``,
@@ -75,6 +77,7 @@ def cnf(
                 context_dim=context_dim,
                 time=time,
                 activation=activation,
+                gain=gain,
             ),
             **options,
         )
@@ -86,8 +89,8 @@ def cnf(
 def rnode(
     input_dim: int,
     *,
-    kinetic: float = 0.01,
-    jacobian: float = 0.01,
+    kinetic: float = 0.1,
+    jacobian: float = 0.05,
     solver: str = "rk4",
     steps: int | None = 8,
     eval_solver: str | None = "dopri5",
@@ -123,7 +126,7 @@ def rnode(
         >>> from pyro_nf import flows
         >>> flow = flows.rnode(3, hidden_dims=(16, 16))
         >>> flow.aux_weights
-        {'kinetic': 0.01, 'jacobian': 0.01}
+        {'kinetic': 0.1, 'jacobian': 0.05}
         >>> flow().sample((5,)).shape
         torch.Size([5, 3])
     """
@@ -140,8 +143,8 @@ def ot_flow(
     rank: int | None = None,
     transforms: int = 1,
     context_dim: int = 0,
-    kinetic: float = 0.01,
-    hjb: float = 0.01,
+    kinetic: float = 0.1,
+    hjb: float = 0.05,
     solver: str = "rk4",
     steps: int | None = 8,
     eval_solver: str | None = "dopri5",
@@ -183,7 +186,7 @@ def ot_flow(
         >>> from pyro_nf import flows
         >>> flow = flows.ot_flow(3, hidden_dim=16)
         >>> flow.aux_weights
-        {'kinetic': 0.01, 'hjb': 0.01}
+        {'kinetic': 0.1, 'hjb': 0.05}
         >>> flow().sample((5,)).shape
         torch.Size([5, 3])
     """

@@ -46,7 +46,7 @@ class TimeLinear(nn.Module):
         output_dim: Rows of the result.
         time: How the time enters.
         context_dim: Size of the context c; 0 for none.
-        zero_init: Whether the result starts at 0, whatever the time.
+        gain: Spread of the initial weights, in units of 1/√fan_in; with 0 the result starts at 0.
     """
 
     def __init__(
@@ -56,13 +56,11 @@ class TimeLinear(nn.Module):
         *,
         time: TimeConditioning,
         context_dim: int = 0,
-        zero_init: bool = False,
+        gain: float = 1.0,
     ) -> None:
         super().__init__()
-        # The spread 1/√fan_in, which keeps that of the values. Torch's own, √3 times smaller, fits
-        # densities in the plane more slowly; a larger one learns few rows by heart.
         fan_in = input_dim + context_dim + (time != "none")
-        bound = 0.0 if zero_init else math.sqrt(3 / fan_in)
+        bound = gain * math.sqrt(3 / fan_in)  # of a uniform distribution of spread gain/√fan_in
 
         def parameter(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))

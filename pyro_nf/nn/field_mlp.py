@@ -8,7 +8,7 @@ from typing import cast, get_args
 import torch
 from torch import Tensor, nn
 
-from pyro_nf._checks import choice, hidden_sizes, non_negative_int, positive_int
+from pyro_nf._checks import choice, hidden_sizes, non_negative_int, positive_float, positive_int
 from pyro_nf.nn._smooth import SMOOTH, Smooth
 from pyro_nf.nn._time_linear import Affine, TimeConditioning, TimeLinear
 from pyro_nf.nn.field import Field, Values
@@ -44,6 +44,8 @@ class FieldMLP(Field):
         time: "concat", "concatsquash" or "none".
         activation: "tanh", "softplus", "silu" or "sin": smooth, because solvers and the gradient
             of the divergence need derivatives.
+        gain: Spread of the hidden layers' initial weights, in units of 1/√fan_in. A larger one,
+            5/3 say, fits sharp densities of many rows in fewer steps; few rows it learns by heart.
 
     Raises:
         TypeError: If a size is no integer.
@@ -69,6 +71,7 @@ class FieldMLP(Field):
         context_dim: int = 0,
         time: TimeConditioning = "concat",
         activation: Smooth = "tanh",
+        gain: float = 1.0,
     ) -> None:
         super().__init__()
         owner = "FieldMLP"
@@ -77,9 +80,10 @@ class FieldMLP(Field):
         self.context_dim = non_negative_int(owner, "context_dim", context_dim)
         choice(owner, "time", time, get_args(TimeConditioning))
         self.activation: Smooth = choice(owner, "activation", activation, tuple(SMOOTH))
+        positive_float(owner, "gain", gain)
         widths = (self.input_dim, *self.hidden_dims)
         self.hidden = nn.ModuleList(
-            TimeLinear(inputs, outputs, time=time, context_dim=self.context_dim)
+            TimeLinear(inputs, outputs, time=time, context_dim=self.context_dim, gain=gain)
             for inputs, outputs in zip(widths, widths[1:], strict=False)
         )
         self.output = TimeLinear(
@@ -87,7 +91,7 @@ class FieldMLP(Field):
             self.input_dim,
             time=time,
             context_dim=0 if self.hidden_dims else self.context_dim,
-            zero_init=True,
+            gain=0.0,
         )
         self.closed_divergence = len(self.hidden_dims) <= 2
 
