@@ -54,7 +54,7 @@ def by_likelihood(flow: Flow, x: Tensor) -> object:
 
 def with_kinetic_energy(flow: Flow, x: Tensor) -> object:
     """Maximum likelihood and a weight on the kinetic energy."""
-    return infer.fit_density(flow, x, learning_rate=1e-2, aux_weights={"kinetic": 0.3}, **FIT)
+    return infer.fit_density(flow, x, learning_rate=1e-2, aux_weights={"kinetic": 0.6}, **FIT)
 
 
 def matched(coupling: Any, steps: int) -> Callable[[Flow, Tensor], object]:
@@ -77,7 +77,7 @@ KINDS: dict[str, tuple[tuple[str, ...], dict[str, Run]]] = {
     "regularised": (
         ("moons", "8gaussians"),
         {
-            "cnf, kinetic 0.3": Run(cnf, with_kinetic_energy),
+            "cnf, kinetic 0.6": Run(cnf, with_kinetic_energy),
             "rnode": Run(lambda: flows.rnode(2, gain=5 / 3), by_likelihood),
             "ot_flow": Run(lambda: flows.ot_flow(2), by_likelihood),
         },
