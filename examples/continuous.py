@@ -1,4 +1,4 @@
-"""A continuous flow trained twice: by maximum likelihood and by flow matching.
+"""A continuous flow trained three ways: by likelihood, with regularisation, by flow matching.
 
 The same flow, an ordinary differential equation from a normal distribution to two moons, is
 fitted by maximum likelihood (each step solves the equation), again with its kinetic energy held

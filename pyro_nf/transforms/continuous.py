@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from pyro_nf.transforms._continuous.choice import (
     choose_trace,
     graph_bytes,
 )
+from pyro_nf.transforms._continuous.draws import Probe, drawn_end_time, random_vectors
 from pyro_nf.transforms._continuous.dynamics import END_TIME, PROBE, Dynamics, Trace
 from pyro_nf.transforms._continuous.errors import IntegrationError as IntegrationError
 from pyro_nf.transforms._continuous.evaluations import Evaluations
@@ -41,8 +42,6 @@ from pyro_nf.transforms._continuous.weighted import warn_if_weighted
 from pyro_nf.transforms._contract.bayesian import bind_samples, holds_samples
 from pyro_nf.transforms._contract.protocol import FlowTransform
 from pyro_nf.transforms._linear.precision import as_parameters, narrow, widen, without_autocast
-
-Probe = Literal["rademacher", "gaussian"]
 
 
 class Continuous(FlowTransform):
@@ -99,12 +98,15 @@ class Continuous(FlowTransform):
             "adaptive_heun" choose their steps; "euler", "midpoint", "heun2", "heun3", "rk4",
             "explicit_adams", "implicit_adams" take ``steps`` equal ones.
         steps: Number of steps of such a method.
-        rtol, atol: Tolerances of the others: an error up to ``atol + rtol * |state|`` a step.
+        rtol: Relative tolerance of the others: an error up to ``atol + rtol * |state|`` a step.
+        atol: Absolute tolerance.
         norm: What is held below them, "rms" over the batch, "max", or "sample", the largest root
             mean square over the dimensions of one sample.
         max_steps: Most steps of a solve, rejected ones included.
-        eval_solver, eval_steps, eval_rtol, eval_atol: The same in evaluation; None: as in
-            training.
+        eval_solver: The method in evaluation; None: as in training, here and below.
+        eval_steps: Its number of steps.
+        eval_rtol: Its relative tolerance.
+        eval_atol: Its absolute tolerance.
         eval_norm: The norm in evaluation: by default the worst row's error counts there.
         gradient: "auto", "backprop", "checkpoint" or "adjoint".
         adjoint_norm: "seminorm" lets the adjoint's steps heed the state and its gradient alone,
@@ -325,24 +327,15 @@ class Continuous(FlowTransform):
 
     def _drawn(self, z: Tensor, trace: Trace, side_results: tuple[str, ...]) -> Values:
         """What is drawn or fixed once a solve: the random vectors, the end time."""
-        values: Values = {}
         if trace == "hutchinson":
             warn_if_weighted(OWNER)
+        values: Values = {}
         if trace == "hutchinson" or ("jacobian" in side_results and trace == "closed"):
-            values[PROBE] = (
-                torch.randn_like(z)
-                if self.probe == "gaussian"
-                else torch.empty_like(z).bernoulli_(0.5).mul_(2).sub_(1)
-            )
-        end_time = self.end_time
-        if isinstance(end_time, Tensor):
-            values[END_TIME] = widen(end_time)
-        elif end_time != 1 or self.steer:
-            values[END_TIME] = z.new_full((), end_time)
-        if self.steer and self.training:
-            noise = torch.empty_like(values[END_TIME].detach()).uniform_(-1, 1)
-            # In proportion, so that an end time that is learned stays above 0.
-            values[END_TIME] = values[END_TIME] * (1 + self.steer / self._end_time * noise)
+            values[PROBE] = random_vectors(self.probe, z)
+        # In proportion, so that an end time that is learned stays above 0.
+        width = self.steer / self._end_time if self.training else 0.0
+        if self.log_end_time is not None or self._end_time != 1 or width:
+            values[END_TIME] = drawn_end_time(self.end_time, width, z)
         return values
 
     def _forward_shape(self, shape: torch.Size) -> torch.Size:
