@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    splits, max_steps = (2, 50) if options.quick else (5, 1200)
+    splits, max_steps = (2, 20) if options.quick else (5, 1200)
 
     started = time.perf_counter()
     torch.set_num_threads(1)

@@ -80,20 +80,27 @@ def test_linear_flows_are_multivariate_normal(name: str) -> None:
         torch.testing.assert_close(flow().log_prob(y), normal.log_prob(y), rtol=0, atol=1e-9)
 
 
+# Their solvers give what is asked of them, so it is asked for here.
+SOLVED = dict.fromkeys(
+    ("cnf", "rnode", "ot_flow"), {"solver": "dopri5", "steps": None, "rtol": 1e-9, "atol": 1e-9}
+)
+
+
 @pytest.mark.parametrize("name", sorted(set(flows.__all__) - {"circular_nsf"}))
 def test_cdf_and_icdf_of_one_dimension(name: str) -> None:
-    flow = getattr(flows, name)(1).double()
+    flow = getattr(flows, name)(1, **SOLVED.get(name, {})).double()
+    exact, near = (1e-6, 1e-6) if name in SOLVED else (1e-9, 1e-8)
     perturb(flow, 0.4)
     d = flow()
     probability = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
     with torch.no_grad():
         y = d.icdf(probability)
         assert y.shape == (50, 1)
-        torch.testing.assert_close(d.cdf(y), probability, rtol=0, atol=1e-9)
+        torch.testing.assert_close(d.cdf(y), probability, rtol=0, atol=exact)
         y = y.requires_grad_()
     with torch.enable_grad():
         density = torch.autograd.grad(d.cdf(y).sum(), y)[0].squeeze(-1)
-    torch.testing.assert_close(density, d.log_prob(y).exp(), rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close(density, d.log_prob(y).exp(), rtol=near, atol=exact)
 
 
 def test_cdf_where_there_is_none_is_refused() -> None:
