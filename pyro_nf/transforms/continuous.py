@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import replace
 from typing import get_args
 
 import torch
@@ -183,18 +182,10 @@ class Continuous(FlowTransform):
         check_signature(field, self.context_dim)
         self.field = field
         training = Solver(solver, steps, rtol, atol, norm, max_steps, owner)
-        self._solvers = {
-            True: training,
-            False: replace(
-                training,
-                method=eval_solver or solver,
-                steps=eval_steps if eval_solver or eval_steps else steps,
-                rtol=rtol if eval_rtol is None else eval_rtol,
-                atol=atol if eval_atol is None else eval_atol,
-                norm=eval_norm,
-                prefix="eval_",
-            ),
-        }
+        evaluation = training.for_evaluation(
+            eval_solver, eval_steps, eval_rtol, eval_atol, eval_norm
+        )
+        self._solvers = {True: training, False: evaluation}
         closed = isinstance(field, Field) and field.closed_divergence
         self._traces = {
             mode: choose_trace(name, wanted, closed=closed, event=self._event, training=mode)

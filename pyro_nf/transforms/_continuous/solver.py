@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -66,6 +66,25 @@ class Solver:
                     f"{eval_}steps=8, say: the number of equal steps from one side to the other."
                 )
             positive_int(owner, f"{eval_}steps", self.steps)
+
+    def for_evaluation(
+        self,
+        method: str | None,
+        steps: int | None,
+        rtol: float | None,
+        atol: float | None,
+        norm: Norm,
+    ) -> Solver:
+        """Creates the solver of evaluation, where None keeps what this one has."""
+        return replace(
+            self,
+            method=method or self.method,
+            steps=steps if method or steps else self.steps,
+            rtol=self.rtol if rtol is None else rtol,
+            atol=self.atol if atol is None else atol,
+            norm=norm,
+            prefix="eval_",
+        )
 
     @property
     def adaptive(self) -> bool:
