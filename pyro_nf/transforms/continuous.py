@@ -108,15 +108,13 @@ class Continuous(FlowTransform):
         eval_atol: Its absolute tolerance.
         eval_norm: The norm in evaluation: by default the worst row's error counts there.
         gradient: "auto", "backprop", "checkpoint" or "adjoint".
-        adjoint_norm: "seminorm" lets the adjoint's steps heed the state and its gradient alone,
-            "full" the parameters' gradients too.
+        adjoint_norm: "full" if the adjoint's steps heed parameters' gradients, or "seminorm".
         trace: "auto", "closed", "exact" or "hutchinson", in training.
         eval_trace: The same in evaluation.
         probe: Distribution of the random vectors, "rademacher" or "gaussian".
         end_time: T > 0.
         learn_end_time: Whether T is a parameter, from ``end_time`` on.
-        steer: Half width b of the interval (T - b, T + b) from which each solve in training draws
-            its end time.
+        steer: Half width b of (T - b, T + b), whence each solve in training draws its end time.
 
     Raises:
         TypeError: If an option is of another type.
