@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import pyro
 from torch import nn
-from torch.distributions import Distribution
 
 from pyro_nf.infer._data import prepare
 from pyro_nf.infer._inputs import Expected
@@ -17,6 +15,7 @@ from pyro_nf.infer._optimizer import JointOptimizer, adam
 from pyro_nf.infer._options import Options
 from pyro_nf.infer._support import Density
 from pyro_nf.infer._training import Plan, Trainer
+from pyro_nf.infer._validation import without_validation
 from pyro_nf.infer.result import FitResult
 
 
@@ -79,17 +78,5 @@ def fit(
         if state is not None:
             trainer.load_state_dict(state)
         # What validation can find has been found on the first rows; at every step it costs.
-        with _without_validation():
+        with without_validation():
             return trainer.run(options.callback, options.progress)
-
-
-@contextmanager
-def _without_validation() -> Iterator[None]:
-    """Turns validation off for a block, then gives Pyro's flags and torch's their values back."""
-    # Pyro restores its own flags, but sets torch's default to that of pyro.distributions.
-    torch_default = Distribution._validate_args
-    try:
-        with pyro.validation_enabled(False):  # noqa: FBT003  (Pyro's signature)
-            yield
-    finally:
-        Distribution.set_default_validate_args(torch_default)

@@ -1,0 +1,214 @@
+"""Draws of a guide with the log densities that weigh them, for guides of any kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.autoguide import AutoContinuous
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_nf.infer._latents import LatentSpace
+from pyro_nf.infer._log_joint import LogJoint, unconstrained_parameter
+from pyro_nf.infer._recipe.recipe import score_draws
+from pyro_nf.infer.autoguide.flow import AutoFlow
+
+_PLATE = "_pyro_nf_draws"
+_TEST_DRAWS = 7
+
+
+@dataclass
+class WeightedDraws:
+    """Draws of a guide and their log densities.
+
+    Attributes:
+        values: Values of the model's latents by name, ``(draws, *site_shape)``.
+        log_p: Log density of data and latents, ``(draws,)``, in nats.
+        log_q: Log density of the guide, ``(draws,)``.
+        unconstrained: Unconstrained latents ``(draws, D)`` of an ``AutoContinuous``, where both
+            densities are those of unconstrained latents; else None.
+        noisy: Whether plates showed random parts of the data.
+    """
+
+    values: dict[str, Tensor]
+    log_p: Tensor
+    log_q: Tensor
+    unconstrained: Tensor | None = None
+    noisy: bool = False
+
+    @property
+    def log_weights(self) -> Tensor:
+        """Log importance weights, ``(draws,)``."""
+        return self.log_p - self.log_q
+
+
+@torch.no_grad()
+def weighted_draws(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    num_draws: int,
+) -> WeightedDraws:
+    """Draws from a guide and scores the draws by model and guide.
+
+    Args:
+        model: The model.
+        guide: The guide.
+        args: Their arguments.
+        kwargs: Their keyword arguments.
+        num_draws: Number of draws.
+    """
+    if isinstance(guide, AutoContinuous):
+        space = latents_of(guide, args, kwargs)
+        log_joint = LogJoint(model, args, kwargs, space)
+        q = guide.get_posterior(*args, **kwargs)
+        z, log_p, log_q = score_draws(q, log_joint, num_draws)
+        return WeightedDraws(space.constrain(z)[0], log_p, log_q, z, log_joint.subsampled)
+    return Pair(model, guide, args, kwargs).draw(num_draws)
+
+
+def latents_of(
+    guide: AutoContinuous, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> LatentSpace:
+    """The latents of an ``AutoContinuous``, which is set up if it was not."""
+    if isinstance(guide, AutoFlow):
+        return guide.setup(*args, **kwargs).latents
+    if guide.prototype_trace is None:
+        guide(*args, **kwargs)
+    return LatentSpace(type(guide).__name__, guide.prototype_trace)
+
+
+class Pair:
+    """A model and a guide of any kind, run together on many draws.
+
+    A test of values at set-up decides whether both run once under a plate of draws or once for
+    each draw.
+
+    Args:
+        model: The model.
+        guide: The guide.
+        args: Their arguments.
+        kwargs: Their keyword arguments.
+
+    Attributes:
+        particles: How the draws run.
+        nesting: How deep the plates of both nest.
+        parameters: The parameters of both, unconstrained.
+        noisy: Whether plates show random parts of the data.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        self._model, self._guide, self._args, self._kwargs = model, guide, args, dict(kwargs)
+        with poutine.block():
+            guide_trace, model_trace = self._traces()
+        self.parameters: list[Tensor] = []
+        self.nesting, self.noisy = 0, False
+        self._event_dims: dict[str, int] = {}
+        for trace in (guide_trace, model_trace):
+            for name, site in trace.nodes.items():
+                if site["type"] == "param" and site["value"] is not None:
+                    leaf = unconstrained_parameter(site["value"])
+                    if not any(leaf is known for known in self.parameters):
+                        self.parameters.append(leaf)
+                if site["type"] == "sample":
+                    self._note(name, site)
+        self._latents = [
+            name
+            for name, site in guide_trace.nodes.items()
+            if site["type"] == "sample" and name in model_trace and not site_is_subsample(site)
+        ]
+        self.particles: Literal["plate", "loop"] = "plate" if self._plate_is_right() else "loop"
+
+    def _note(self, name: str, site: dict[str, Any]) -> None:
+        frames = [f for f in site["cond_indep_stack"] if f.vectorized]
+        self.nesting = max([self.nesting, *(-f.dim for f in frames)])
+        if site_is_subsample(site):
+            self.noisy = self.noisy or len(site["value"]) != site["fn"].size
+        else:
+            self.nesting = max(self.nesting, len(site["fn"].batch_shape))
+            self._event_dims[name] = site["fn"].event_dim
+
+    def draw(self, num_draws: int) -> WeightedDraws:
+        """Draws and scores."""
+        if self.particles == "plate":
+            values, log_p, log_q = self._under_plate(num_draws)
+            latents = {name: values[name] for name in self._latents}
+            return WeightedDraws(latents, log_p, log_q, noisy=self.noisy)
+        rows: list[tuple[dict[str, Tensor], Tensor, Tensor]] = []
+        for _ in range(num_draws):
+            guide_trace, model_trace = self._traces()
+            values = {name: guide_trace.nodes[name]["value"] for name in self._latents}
+            rows.append((values, model_trace.log_prob_sum(), guide_trace.log_prob_sum()))
+        log_p, log_q = (torch.stack([torch.as_tensor(row[i]) for row in rows]) for i in (1, 2))
+        latents = {name: torch.stack([row[0][name] for row in rows]) for name in self._latents}
+        return WeightedDraws(latents, log_p, log_q, noisy=self.noisy)
+
+    def _traces(self, values: Mapping[str, Tensor] | None = None) -> tuple[Any, Any]:
+        guide, model = self._guide, self._model
+        if values is not None:
+            guide = poutine.condition(guide, data=dict(values))
+        guide_trace = poutine.trace(guide).get_trace(*self._args, **self._kwargs)
+        model = poutine.replay(model, trace=guide_trace)
+        return guide_trace, poutine.trace(model).get_trace(*self._args, **self._kwargs)
+
+    def _under_plate(self, n: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Values of all of the guide's sites, ``log p`` and ``log q`` of each draw."""
+        with pyro.plate(_PLATE, n, dim=-1 - self.nesting):
+            guide_trace, model_trace = self._traces()
+        values = {}
+        for name, site in guide_trace.nodes.items():
+            if site["type"] != "sample" or name == _PLATE:
+                continue
+            value = site["value"]
+            if site_is_subsample(site):
+                values[name] = value
+                continue
+            batch = value.ndim - self._event_dims[name] - 1
+            own = value.shape[1 : 1 + batch]
+            while own and own[0] == 1 and batch > 0:  # filled up to the depth of the plates
+                own, batch = own[1:], batch - 1
+            event = value.shape[value.ndim - self._event_dims[name] :]
+            values[name] = value.reshape(n, *own, *event)
+        return values, self._sums(model_trace, n), self._sums(guide_trace, n)
+
+    def _sums(self, trace: Any, n: int) -> Tensor:
+        trace.compute_log_prob()
+        total = torch.zeros(())
+        for name, site in trace.nodes.items():
+            if site["type"] != "sample" or site_is_subsample(site):
+                continue
+            log_prob = site["log_prob"]
+            if log_prob.ndim != self.nesting + 1 or log_prob.shape[0] != n:
+                raise ValueError(f"site {name!r} has no dimension for the draws")
+            total = total + log_prob.reshape(n, -1).sum(-1)
+        return total
+
+    @torch.no_grad()
+    def _plate_is_right(self) -> bool:
+        """Whether a few draws under a plate have the densities that each has alone."""
+        try:
+            with poutine.block():
+                values, log_p, log_q = self._under_plate(_TEST_DRAWS)
+                for i in range(_TEST_DRAWS):
+                    one = {n: v if n not in self._event_dims else v[i] for n, v in values.items()}
+                    guide_trace, model_trace = self._traces(one)
+                    for trace, many in ((model_trace, log_p), (guide_trace, log_q)):
+                        alone = torch.as_tensor(trace.log_prob_sum())
+                        same = torch.isclose(many[i], alone, rtol=1e-4, atol=1e-5, equal_nan=True)
+                        if not bool(same):
+                            return False
+        except Exception:  # noqa: BLE001  models and guides fail under a plate in any way
+            return False
+        return True

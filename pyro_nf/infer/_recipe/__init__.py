@@ -1,0 +1,1 @@
+"""How a flow is fitted to a posterior: to its bulk, then in its own frame."""
