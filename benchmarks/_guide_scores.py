@@ -33,7 +33,7 @@ class Score:
         sd_high: Largest such ratio.
         modes: Mass of the right one of two modes.
         alarm: Whether the report says that a mode was lost.
-        seconds: Wall-clock seconds of the fit.
+        seconds: CPU time of the fit.
     """
 
     gap: float
@@ -66,7 +66,7 @@ class Goal:
         good_weights: Whether the weights have to be good.
         modes: Whether both modes have to be there with their masses.
         modes_or_alarm: Whether they have to, or the report to give the alarm.
-        seconds: Longest time in seconds.
+        seconds: Longest CPU time of the fit.
     """
 
     gap: float | None = None

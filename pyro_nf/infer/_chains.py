@@ -65,7 +65,7 @@ class Chains:
         """Moves all chains once; returns the mean acceptance, which adapts the next step size."""
         # Steps of different length, from chain to chain: none is in step with an orbit, and
         # narrow places, such as a funnel's neck, are left by the shorter ones.
-        jitter = torch.rand_like(self.log_start).sub(0.5)[:, None]  # (count, 1)
+        jitter = 2 * torch.rand_like(self.log_start)[:, None] - 1  # (count, 1)
         step = (self._log_step + jitter).exp()
         momentum = torch.randn_like(self.positions)
         energy = self._energy(self.log_start, self.log_target, momentum, beta)

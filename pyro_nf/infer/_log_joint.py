@@ -10,11 +10,11 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.infer import config_enumerate
-from pyro.infer.mcmc.util import TraceEinsumEvaluator
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from pyro_nf.infer._enumeration import summed_out
 from pyro_nf.infer._latents import LatentSpace
 from pyro_nf.infer._validation import without_validation
 
@@ -35,7 +35,7 @@ class LogJoint:
     *wrong* numbers under the plate without an error (``Normal(b.sum(), 1)`` sums over particles
     too), so the way is chosen by comparing values at a few points with the loop's.
 
-    Sites drawn from a discrete distribution are summed out exactly (``"vmap"`` or ``"loop"``). The
+    Sites drawn from a discrete distribution are summed out exactly (``"plate"`` or ``"loop"``). The
     indices of subsampled plates are drawn anew at each call and shared by all its rows.
 
     Args:
@@ -123,15 +123,15 @@ class LogJoint:
     def _of_one(self, values: dict[str, Tensor]) -> Tensor:
         """The log density of the model at one point, discrete sites summed out."""
         trace = self._trace(values)
-        if not self._discrete:
-            return torch.as_tensor(trace.log_prob_sum())
-        evaluator = TraceEinsumEvaluator(trace, True, self._nesting)  # noqa: FBT003
-        return evaluator.log_prob(trace)
+        if self._discrete:
+            return summed_out(trace, None)
+        return torch.as_tensor(trace.log_prob_sum())
 
     def _trace(self, values: Mapping[str, Tensor]) -> poutine.Trace:
         model = poutine.condition(self._model, data=dict(values))
         if self._discrete:
-            model = poutine.enum(config_enumerate(model), first_available_dim=-1 - self._nesting)
+            # One dimension more than the plates may take: the particles'.
+            model = poutine.enum(config_enumerate(model), first_available_dim=-2 - self._nesting)
         return poutine.trace(model).get_trace(*self._args, **self._kwargs)
 
     def _under_plate(self, values: dict[str, Tensor], n: int) -> Tensor:
@@ -142,9 +142,9 @@ class LogJoint:
             missing = self._nesting - (value.ndim - 1 - site.event_dim)
             spread[name] = value.reshape(n, *(1,) * missing, *value.shape[1:])
         with pyro.plate(_PLATE, n, dim=-1 - self._nesting, device=self.space.device):
-            trace = poutine.trace(poutine.condition(self._model, data=spread)).get_trace(
-                *self._args, **self._kwargs
-            )
+            trace = self._trace(spread)
+        if self._discrete:
+            return summed_out(trace, _PLATE).expand(n)
         trace.compute_log_prob()
         total = torch.zeros((), dtype=self.space.dtype, device=self.space.device)
         for name, site in trace.nodes.items():
@@ -192,7 +192,8 @@ class LogJoint:
         with torch.no_grad(), self._fixed_subsamples():
             values = self.space.constrain(z)[0]
             loop = self._log_model("loop", values, len(z))
-            ways: list[Particles] = ["vmap"] if self._discrete else ["plate", "vmap"]
+            # Pyro's sums over discrete sites cannot be mapped.
+            ways: list[Particles] = ["plate"] if self._discrete else ["plate", "vmap"]
             for particles in ways:
                 try:
                     result = self._log_model(particles, values, len(z))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +12,14 @@ from torch import Tensor, nn
 from pyro_nf.infer._latents import LatentSite
 from pyro_nf.infer._structure_prior import LocScale
 from pyro_nf.infer._structure_walk import PriorWalk
-from pyro_nf.infer.autoguide._whitening import Whitening
 from pyro_nf.transforms import ActNorm, FlowTransform
 from pyro_nf.transforms._contract.features import features_first
+
+if TYPE_CHECKING:
+    from pyro_nf.infer.autoguide._whitening import Whitening
+
+# The precision that a latent is left with spans many orders of magnitude.
+_PRECISION_UNIT = 3.0
 
 
 @final
@@ -129,7 +134,7 @@ class ModelInformed(FlowTransform):
             return torch.zeros_like(unit), torch.zeros_like(unit)
         loc, scale = (moment.to(unit.dtype) for moment in prior)
         loc, log_scale = (loc - center[place]) / unit, (scale / unit).log()
-        log_odds = self.log_precision[place] + 2 * log_scale
+        log_odds = _PRECISION_UNIT * self.log_precision[place] + 2 * log_scale
         shift = loc * torch.sigmoid(-log_odds) + self.observation[place] * torch.sigmoid(log_odds)
         return shift, log_scale - F.softplus(log_odds) / 2
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from pyro import poutine
 from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
@@ -135,7 +136,8 @@ def fit_guide(
             if isinstance(part, nn.Module):
                 part.to(device)
     if isinstance(guide, AutoFlow):
-        guide.setup(*args, **kwargs)
+        with poutine.block():
+            guide(*args, **kwargs)  # takes the parameters of Pyro's store, if it has them
         log_joint = LogJoint(model, args, kwargs, guide.latents)
         particles = log_joint.particles
     else:

@@ -11,14 +11,20 @@ from pyro_nf.plot.field import trajectories, vector_field
 from pyro_nf.plot.losses import losses
 from pyro_nf.plot.pairs import pairs
 from pyro_nf.plot.plane import density, grid
+from pyro_nf.plot.reweighted import base_space, reweighted
+from pyro_nf.plot.weights import k_hats, weight_tail
 
 __all__ = [
+    "base_space",
     "density",
     "elbo_trace",
     "evaluations",
     "grid",
+    "k_hats",
     "losses",
     "pairs",
+    "reweighted",
     "trajectories",
     "vector_field",
+    "weight_tail",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,3 +48,16 @@ def padded_range(values: np.ndarray, *, margin: float, central: float) -> tuple[
     low, high = np.nanquantile(values, [0.5 - central / 2, 0.5 + central / 2])
     room = margin * (high - low) or 0.5
     return float(low - room), float(high + room)
+
+
+def as_column(
+    owner: str, name: str, value: Rows | Sequence[float], rows: int | None = None
+) -> np.ndarray:
+    array = value.detach().cpu().double().numpy() if isinstance(value, Tensor) else value
+    array = np.asarray(array, dtype=float)
+    if array.ndim != 1 or len(array) == 0 or rows not in (None, len(array)):
+        raise ValueError(
+            f"{owner} got {name} of shape {array.shape}. Pass shape "
+            f"({'rows' if rows is None else rows},)."
+        )
+    return array

@@ -21,6 +21,7 @@ def pairs(
     samples: Rows,
     names: Sequence[str] | None = None,
     *,
+    labels: tuple[str, str] = ("data", "samples"),
     max_points: int = 500,
 ) -> Figure:
     """Draws data beside a model's samples: a histogram for each column, a scatter for each pair.
@@ -31,6 +32,7 @@ def pairs(
         data: Shape ``(rows, columns)``.
         samples: Shape ``(draws, columns)``.
         names: A label for each column; None for ``y_1``, ``y_2`` and so on.
+        labels: What data and samples are called in the legend.
         max_points: Most points of each in a scatter, evenly chosen, and as many of one as of the
             other.
 
@@ -52,10 +54,10 @@ def pairs(
     real = as_rows("pairs", "data", data, None)
     drawn = as_rows("pairs", "samples", samples, real.shape[1])
     columns = real.shape[1]
-    labels = [f"$y_{{{i + 1}}}$" for i in range(columns)] if names is None else list(names)
-    if len(labels) != columns:
+    titles = [f"$y_{{{i + 1}}}$" for i in range(columns)] if names is None else list(names)
+    if len(titles) != columns:
         raise ValueError(
-            f"pairs got {len(labels)} names for {columns} columns. Pass one for each column."
+            f"pairs got {len(titles)} names for {columns} columns. Pass one for each column."
         )
     limits = [padded_range(column, margin=0.08, central=1.0) for column in real.T]
     points = min(max_points, len(real), len(drawn))
@@ -71,25 +73,29 @@ def pairs(
                 continue
             axes.set_xlim(limits[column])
             if row == column:
-                _histograms(axes, real[:, row], drawn[:, row], limits[row])
+                _histograms(axes, real[:, row], drawn[:, row], limits[row], labels)
             else:
                 axes.set_ylim(limits[row])
                 for values, color in ((real, BLACK), (drawn, BLUE)):
                     some = values[:: math.ceil(len(values) / points), [column, row]]
                     axes.plot(*some.T, "o", ms=2.6, mew=0, color=color, alpha=0.5)
-            _label(axes, labels, row, column, last=columns - 1)
+            _label(axes, titles, row, column, last=columns - 1)
     handles, texts = cells[0][0].get_legend_handles_labels()
     figure.legend(handles, texts, loc="upper right")
     return figure
 
 
 def _histograms(
-    axes: Axes, real: np.ndarray, drawn: np.ndarray, limits: tuple[float, float]
+    axes: Axes,
+    real: np.ndarray,
+    drawn: np.ndarray,
+    limits: tuple[float, float],
+    labels: tuple[str, str],
 ) -> None:
     count = int(np.clip(2 * len(real) ** (1 / 3), 8, 40))
     bins = list(np.linspace(*limits, count + 1))
-    axes.hist(real, bins, density=True, color=BLACK, alpha=0.25, label="data")
-    axes.hist(drawn, bins, density=True, color=BLUE, histtype="step", lw=1.5, label="samples")
+    axes.hist(real, bins, density=True, color=BLACK, alpha=0.25, label=labels[0])
+    axes.hist(drawn, bins, density=True, color=BLUE, histtype="step", lw=1.5, label=labels[1])
     axes.set_yticks([])
 
 

@@ -104,7 +104,8 @@ def _follow(log_density: LogDensity, start: Tensor, generator: torch.Generator) 
             elbo = _gaussian_elbo(log_density, point, scale_tril, generator)
             if best is None or elbo > best.elbo:
                 best = Bulk(point, scale_tril, elbo)
-        if iterate % _FORGET_AFTER and float((point - before).abs().max()) < 1e-10:
+        moved = float((point - before).abs().max())
+        if iterate % _FORGET_AFTER and moved < (1e-10 if x.dtype == torch.float64 else 1e-5):
             break
     if best is not None:
         best.optima, best.optima_log_density = [point], [value]

@@ -14,6 +14,7 @@ from pyro_nf.bijections import Woodbury
 from pyro_nf.bijections._root import NumericallyInverted
 from pyro_nf.distributions import DiagonalNormal, Flow, FlowDistribution, StudentT
 from pyro_nf.infer._path_gradient import PathGradientDistribution
+from pyro_nf.infer._structure_informed import ModelInformed
 from pyro_nf.infer.autoguide._whitening import Whitening
 from pyro_nf.transforms import (
     ActNorm,
@@ -153,7 +154,7 @@ def supports_path(layer: FlowTransform) -> bool:
     if isinstance(getattr(layer, "bijection", None), NumericallyInverted):
         return False
     steady = Coupling, Autoregressive, AffineMap, Elementwise, JointWiring, Permutation
-    return isinstance(layer, (*steady, ActNorm, Continuous))
+    return isinstance(layer, (*steady, ActNorm, Continuous, ModelInformed))
 
 
 def _flow_of(owner: str, flow: Any, dim: int) -> tuple[FlowTransform, nn.Module | None]:

@@ -7,8 +7,9 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoContinuous
@@ -70,7 +71,6 @@ class AutoFlow(AutoContinuous):
     Attributes:
         latents: The latents and their places in the unconstrained vector, after set-up.
         latent_dim: Number D of dimensions, after set-up.
-        posterior: Base, flow, affine layer and frame as a module, after set-up.
 
     Raises:
         ValueError: At set-up, if the model has no latents, or one that is discrete, has no
@@ -141,8 +141,23 @@ class AutoFlow(AutoContinuous):
         latents = LatentSpace(owner, trace)
         check_steady(owner, self._bare_model[0], *args, **kwargs)
         super()._setup_prototype(*args, **kwargs)
+        self._create_plates()  # Pyro's NeuTra reads them before the guide's first run
         self.latents = latents
-        self.posterior = self._make_posterior(self._init_loc().to(latents.dtype))
+        self._modules["posterior"] = self._make_posterior(self._init_loc().to(latents.dtype))
+
+    @property
+    def posterior(self) -> PosteriorFlow:
+        """Base, flow, affine layer and frame as one module, after set-up."""
+        # Read past PyroModule, which would declare every parameter at each access.
+        self._check_set_up()
+        return cast("PosteriorFlow", self._modules["posterior"])
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Draws from the guide; the parameters are those of Pyro's store if it has them."""
+        self.setup(*args, **kwargs)
+        name = self._pyro_get_fullname("posterior")
+        pyro.module(name, self.posterior, update_module_params=True)
+        return super().forward(*args, **kwargs)
 
     def _make_posterior(self, loc: Tensor) -> PosteriorFlow:
         """Creates the flow around a first location; subclasses make other flows."""
@@ -159,17 +174,14 @@ class AutoFlow(AutoContinuous):
 
     def get_base_dist(self) -> Distribution:
         """Creates the base distribution, of event shape ``(D,)``."""
-        self._check_set_up()
         return self.posterior.base()
 
     def get_transform(self, *args: Any, **kwargs: Any) -> FlowTransform:
         """Returns the transform from base to unconstrained latents."""
-        self._check_set_up()
         return self.posterior.transform
 
     def get_posterior(self, *args: Any, **kwargs: Any) -> FlowDistribution:
         """Creates the distribution of the unconstrained latents, of event shape ``(D,)``."""
-        self._check_set_up()
         return self.posterior("path" if self._takes_path() else "plain")
 
     def _takes_path(self) -> bool:
@@ -232,7 +244,7 @@ class AutoFlow(AutoContinuous):
         return super().load_state_dict(state_dict, *args, **kwargs)
 
     def _check_set_up(self) -> None:
-        if self.prototype_trace is None:
+        if "posterior" not in self._modules:
             raise RuntimeError(
                 f"{type(self).__name__} has no parameters before it has seen the model's "
                 "arguments. Call guide.setup(*args, **kwargs) with them once."
@@ -244,12 +256,18 @@ class AutoFlow(AutoContinuous):
         gone: dict[str, Any] = {"_model": None, "_bare_model": None, "master": None, "plates": {}}
         return {**self.__dict__, **gone}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._create_plates()
+
     def __deepcopy__(self, memo: dict[int, Any]) -> AutoFlow:
         new = object.__new__(type(self))
         memo[id(self)] = new
         state = copy.deepcopy(self.__getstate__(), memo)
         # The copy guides the same model.
-        new.__dict__.update(state, _model=self._model, _bare_model=self._bare_model)
+        if "." not in self._pyro_name:  # else it is part of another guide that is copied
+            state["_pyro_name"] = _unique_name(type(self).__name__)
+        new.__setstate__({**state, "_model": self._model, "_bare_model": self._bare_model})
         return new
 
 

@@ -133,8 +133,9 @@ class AutoStructuredFlow(AutoFlow):
             affine, frame = plain.affine, plain.whitening
             assert isinstance(affine, ActNorm)
             walk = PriorWalk(model, args, kwargs, self.latents.sites)
-            informed = ModelInformed(walk, affine, frame)
-            return PosteriorFlow(plain.base, Compose([plain.flow, informed]), affine, frame)
+            # Beside the affine map, so that the two are trained together before the flow is.
+            informed = Compose([ModelInformed(walk, affine, frame), affine])
+            return PosteriorFlow(plain.base, plain.flow, informed, frame)
         if len(loc) > _LARGEST_MIXING or bool(ancestors.triu().any()):
             return plain
         frame = StructuredWhitening(loc, scale, ancestors)

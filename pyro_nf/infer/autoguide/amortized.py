@@ -1,0 +1,455 @@
+"""The flow guide for models with a latent, or several, in each row of the data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.autoguide import AutoGuide
+from pyro.infer.autoguide.initialization import InitMessenger
+from torch import Tensor, nn
+
+from pyro_nf._checks import positive_float, positive_int
+from pyro_nf.infer._first_values import init_to_origin
+from pyro_nf.infer._latents import LatentSpace, check_steady
+from pyro_nf.infer._path_gradient import constant
+from pyro_nf.infer.autoguide._amortized_indices import IndexWatch, check_indices
+from pyro_nf.infer.autoguide._amortized_posterior import (
+    LocalFlow,
+    RowPosterior,
+    joined,
+    row_posterior,
+    standardised,
+)
+from pyro_nf.infer.autoguide._amortized_rows import (
+    find_plate,
+    site_distribution,
+    split_latents,
+    unconstrained_value,
+)
+from pyro_nf.infer.autoguide._posterior import (
+    Affine,
+    FlowLike,
+    PosteriorFlow,
+    affine_kind,
+    posterior_flow,
+    supports_path,
+)
+from pyro_nf.infer.autoguide.flow import _quantiles, _unique_name
+
+_OWNER = "AutoAmortizedFlow"
+_ROWS_AT_ONCE = 100_000
+
+
+class AutoAmortizedFlow(AutoGuide):
+    r"""A guide for a plate of latents, which may show only a part of its rows at a time.
+
+    With global latents θ outside of the plate, latents z_i in its N rows and data y_i,
+
+    .. math:: q(\theta, z) = q(\theta) \prod_{i=1}^N q(z_i \mid \theta, h_i), \qquad
+        h_i = \mathrm{encoder}(y_i),
+
+    where q(θ) is a flow as in :class:`AutoFlow`, and q(z_i | θ, h_i) one conditional flow that all
+    rows share: base, flow, a location and log-scale linear in (θ, h_i), and a fixed frame. The
+    posterior of the model's own factorisation lies in this family: given θ and its data a row
+    depends on no other. Without an encoder each row has parameters of its own instead of h_i, a
+    location and a log-scale for each dimension, of which a step trains those of the rows it sees.
+
+    The guide owns the plate and draws its indices; the model's plate of the same name sees the
+    same rows. Of n rows, their density and its Jacobians are scaled by N/n, so that the ELBO of a
+    batch estimates that of all rows without bias. ``subsample_size`` in the model's plate says how
+    many are drawn. Where the batches come from outside, ``create_plates`` says which rows they
+    are; indices that the guide and the data would not share are refused.
+
+    Train it by :func:`~pyro_nf.infer.fit_guide` or any of Pyro's ways. A row's latents are no
+    fixed vector, so this is no ``AutoContinuous``: NeuTra and Laplace approximations refuse it.
+
+    Cost: a step takes one pass of the global flow, of the encoder for each row shown, and of the
+    local flow for each row and particle, whatever N.
+
+    Warning:
+        Adam with many rows and small batches moves a row's own parameters seldom: an encoder
+        learns from every row. And a *full* plate whose size follows the data, called with one
+        batch after another, is a model of that batch alone: no guide can see that rows are missing.
+
+    Args:
+        model: The model.
+        encoder: Module, or function, from n rows of data to features of shape ``(n, H)``; None for
+            parameters of each row.
+        data: Called as ``data(index, *args, **kwargs)`` with row numbers ``(n,)`` and the model's
+            arguments, it returns what the encoder reads; needed with an encoder.
+        create_plates: Function of the model's arguments that returns the plate with the indices of
+            the batch, as for Pyro's autoguides.
+        plate: Name of the plate with the rows; None for the subsampled one, or the only one.
+        global_flow: The flow of θ, as ``flow`` of :class:`AutoFlow`.
+        local_flow: The conditional flow of a row: a name from :mod:`pyro_nf.flows`, a function
+            from the number of dimensions and of features to a flow or transforms, or None for the
+            location and log-scale alone, which is a Gaussian. ``"iaf"`` is two affine
+            autoregressive layers, and a spline where a row has one dimension.
+        init_loc_fn: First values of the latents, as for Pyro's autoguides.
+        init_scale: First standard deviation of each unconstrained latent, which is also the length
+            that counts as one for the optimiser's steps.
+        affine: The affine layer of θ, as for :class:`AutoFlow`.
+        tails: The base of θ, as for :class:`AutoFlow`.
+        path_gradient: As for :class:`AutoFlow`; None: within :meth:`path_gradients` alone.
+        name: Prefix of the parameters in Pyro's store, as for :class:`AutoFlow`.
+
+    Attributes:
+        latents: The global latents, after set-up; None without any.
+        row_latents: The latents of one row, after set-up.
+        num_rows: Number N of rows, after set-up.
+        posterior: The flow of the global latents as a module, after set-up.
+        row_posterior: The conditional flow as a module, after set-up.
+
+    Raises:
+        ValueError: At set-up, if no latent lies in a plate or the plate is ambiguous, if guide and
+            model would see different rows, if supports differ between rows, or for what
+            :class:`AutoFlow` refuses.
+
+    References:
+        - Auto-encoding variational Bayes (Kingma & Welling, 2014), arXiv:1312.6114.
+        - Amortized variational inference for simple hierarchical models (Agrawal & Domke, 2021),
+          arXiv:2111.03144.
+
+    Examples:
+        >>> import torch, pyro
+        >>> import pyro.distributions as dist
+        >>> from pyro_nf.infer.autoguide import AutoAmortizedFlow
+        >>> def model(y):
+        ...     mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        ...     with pyro.plate("rows", len(y), subsample_size=10) as index:
+        ...         z = pyro.sample("z", dist.Normal(mean, 1.0))
+        ...         pyro.sample("y", dist.Normal(z, 1.0), obs=y[index])
+        >>> y = torch.ones(100)
+        >>> encoder = torch.nn.Linear(1, 4)
+        >>> guide = AutoAmortizedFlow(model, encoder, data=lambda index, y: y[index, None])
+        >>> guide(y)["z"].shape, guide.num_rows
+        (torch.Size([10]), 100)
+        >>> guide.median(y, num_samples=50)["z"].shape
+        torch.Size([100])
+    """
+
+    latents: LatentSpace | None
+    row_latents: LatentSpace
+    posterior: PosteriorFlow | None
+    row_posterior: RowPosterior
+    num_rows: int
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        encoder: Callable[[Any], Tensor] | None = None,
+        *,
+        data: Callable[..., Any] | None = None,
+        create_plates: Callable[..., Any] | None = None,
+        plate: str | None = None,
+        global_flow: FlowLike = "realnvp",
+        local_flow: LocalFlow | None = "iaf",
+        init_loc_fn: Callable[[dict[str, Any]], Tensor] = init_to_origin,
+        init_scale: float = 1.0,
+        affine: Affine | Literal["auto"] | None = "auto",
+        tails: Literal["student"] | nn.Module | None = None,
+        path_gradient: bool | None = None,
+        name: str | None = None,
+    ) -> None:
+        _check_callables(model=model, encoder=encoder, data=data, create_plates=create_plates)
+        super().__init__(InitMessenger(init_loc_fn)(model), create_plates=create_plates)
+        self._pyro_name = _unique_name(type(self).__name__) if name is None else name
+        self._bare_model = (model,)  # a tuple, so that a module is not registered
+        self.encoder = encoder
+        self._data, self._plate_wish = data, plate
+        self._flow_likes, self._affine, self._tails = (global_flow, local_flow), affine, (tails,)
+        affine_kind(_OWNER, affine, 1)
+        self.init_scale = positive_float(_OWNER, "init_scale", init_scale)
+        self.path_gradient = path_gradient
+        self._within_fit = False
+
+    def setup(self, *args: Any, **kwargs: Any) -> AutoAmortizedFlow:
+        """Makes the parameters, given the model's arguments; the first call of the guide does too.
+
+        Args:
+            *args: The model's arguments.
+            **kwargs: The model's keyword arguments.
+
+        Returns:
+            The guide itself.
+        """
+        if self.prototype_trace is None:
+            self._setup_prototype(*args, **kwargs)
+        return self
+
+    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        watch = IndexWatch()
+        with poutine.block(), torch.no_grad(), watch:
+            trace = poutine.trace(self.model).get_trace(*args, **kwargs)
+        own, names = self._plates_of_user(args, kwargs)
+        wish = names[0] if self._plate_wish is None and len(names) == 1 else self._plate_wish
+        frame = find_plate(_OWNER, trace, wish)
+        check_indices(_OWNER, frame, watch, own, per_row=self.encoder is None)
+        latents, row_latents = split_latents(_OWNER, trace, frame)
+        check_steady(_OWNER, self._bare_model[0], *args, **kwargs)
+        super()._setup_prototype(*args, **kwargs)
+        self.latents, self.row_latents = latents, row_latents
+        self._plate_name, self._plate_dim = frame.name, frame.dim
+        self.num_rows = frame.full_size
+        self._make_posteriors(trace, args, kwargs)
+
+    def _plates_of_user(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[IndexWatch | None, list[str]]:
+        """What ``create_plates`` does with indices, and the names of its plates."""
+        if self.create_plates is None:
+            return None, []
+        watch = IndexWatch()
+        with poutine.block(), watch:
+            plates = self.create_plates(*args, **kwargs)
+        plates = list(plates) if isinstance(plates, Iterable) else [plates]
+        return watch, [plate.name for plate in plates]
+
+    def _make_posteriors(
+        self, trace: poutine.Trace, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        global_flow, local_flow = self._flow_likes
+        dtype, features = self.row_latents.dtype, 0
+        self.posterior = None
+        if self.latents is not None:
+            loc = self.latents.unconstrain(_values(trace, self.latents))
+            scale = torch.full_like(loc, self.init_scale)
+            full = affine_kind(_OWNER, self._affine, len(loc)) == "full"
+            self.posterior = posterior_flow(
+                _OWNER,
+                global_flow,
+                self._affine,
+                self._tails[0],
+                loc,
+                scale.diag() if full else scale,
+            )
+            features = self.latents.dim
+        firsts = self.row_latents.unconstrain(_values(trace, self.row_latents))
+        loc = firsts.mean(0).to(dtype)
+        if self.encoder is None:
+            shape = self.num_rows, 2 * len(loc)
+            self.table = nn.Parameter(torch.zeros(shape, dtype=dtype, device=loc.device))
+            features += 2 * len(loc)
+        else:
+            index = torch.arange(min(2, self.num_rows), device=loc.device)
+            if self.create_plates is not None:  # then only the batch's indices have data
+                index = self._rows(args, kwargs)
+            with torch.no_grad():
+                features += self._encode(self.encoder, index, args, kwargs).shape[-1]
+        self.row_posterior = row_posterior(
+            _OWNER, local_flow, features, loc, self.init_scale, table=self.encoder is None
+        )
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Draws the global latents and those of the rows that the plate shows.
+
+        Args:
+            *args: The model's arguments.
+            **kwargs: The model's keyword arguments.
+
+        Returns:
+            A dict from site to value.
+        """
+        self.setup(*args, **kwargs)
+        plates = self._create_plates(*args, **kwargs)
+        values, path = {}, self._takes_path()
+        posterior, row_posterior, encoder = self.posterior, self.row_posterior, self.encoder
+        table = self.table if encoder is None else None
+        context: list[Tensor] = []
+        scoring: list[Tensor] = []
+        if self.latents is not None and posterior is not None:
+            q = posterior("path" if path else "plain")
+            x = self._auxiliary("globals", q)
+            for name, site in self.latents.sites.items():
+                u = unconstrained_value(site, x, x.shape[:-1])
+                values[name] = _sample(name, site, u, plates)
+            context.append(standardised(posterior, x))
+            if path:
+                with constant(posterior):
+                    scoring.append(standardised(posterior, x))
+        with plates[self._plate_name] as index:
+            if table is None:
+                features = self._encode(encoder, index, args, kwargs)
+            else:
+                features = table[torch.as_tensor(index, device=table.device)]
+            inner = (1,) * (-self._plate_dim - 1)
+            features = features.reshape(len(features), *inner, features.shape[-1])
+            given = joined([*context, features])
+            fixed = joined([*scoring, features.detach()]) if path else None
+            x = self._auxiliary("rows", row_posterior(given, fixed))
+            for name, site in self.row_latents.sites.items():
+                lead = x.shape[: self._plate_dim]
+                u = x[..., site.start : site.stop].reshape(lead + site.unconstrained_shape)
+                values[name] = _sample(name, site, u, plates)
+        return values
+
+    def _auxiliary(self, name: str, distribution: Any) -> Tensor:
+        infer = {"is_auxiliary": True}
+        return pyro.sample(f"_{self._pyro_name}_{name}", distribution, infer=infer)
+
+    def _encode(
+        self, encoder: Any, index: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Tensor:
+        """The features of rows, checked, ``(n, H)``."""
+        assert self._data is not None
+        features = encoder(self._data(index, *args, **kwargs))
+        if not isinstance(features, Tensor):
+            raise TypeError(
+                f"{_OWNER} got features of type {type(features).__name__} from the encoder. "
+                "Return a tensor of shape (rows, features)."
+            )
+        if features.ndim != 2 or len(features) != len(index):
+            raise ValueError(
+                f"{_OWNER} got features of shape {tuple(features.shape)} for {len(index)} rows. "
+                "Let data(index, *args) return the rows of index, and the encoder "
+                f"({len(index)}, features)."
+            )
+        return features.to(dtype=self.row_latents.dtype)
+
+    def _takes_path(self) -> bool:
+        if self.path_gradient is not None:
+            return self.path_gradient
+        parts = [p for p in (self.posterior, self.row_posterior) if p is not None]
+        return self._within_fit and all(supports_path(part.transform) for part in parts)
+
+    @contextmanager
+    def path_gradients(self) -> Iterator[None]:
+        """Turns path gradients on for a block, unless the guide was built with or without them."""
+        before, self._within_fit = self._within_fit, True
+        try:
+            yield
+        finally:
+            self._within_fit = before
+
+    @torch.no_grad()
+    def median(
+        self, *args: Any, rows: Tensor | None = None, num_samples: int = 10_000, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Estimates each latent's median from draws.
+
+        Args:
+            *args: The model's arguments.
+            rows: As for :meth:`quantiles`.
+            num_samples: Number of draws.
+            **kwargs: The model's keyword arguments.
+
+        Returns:
+            A dict from site to a tensor of the site's shape, with all ``rows`` in the plate.
+        """
+        found = self.quantiles([0.5], *args, rows=rows, num_samples=num_samples, **kwargs)
+        return {name: value.squeeze(0) for name, value in found.items()}
+
+    @torch.no_grad()
+    def quantiles(
+        self,
+        quantiles: Sequence[float] | Tensor,
+        *args: Any,
+        rows: Tensor | None = None,
+        num_samples: int = 10_000,
+        **kwargs: Any,
+    ) -> dict[str, Tensor]:
+        """Estimates quantiles of each latent from draws.
+
+        Args:
+            quantiles: Probabilities between 0 and 1.
+            *args: The model's arguments. With an encoder they may hold other data than the guide
+                was trained on, of any number of rows; then ``rows`` says which are wanted.
+            rows: Row numbers ``(n,)``, as ``data`` takes them; None for all rows, or with
+                ``create_plates`` for those of its plate.
+            num_samples: Number of draws.
+            **kwargs: The model's keyword arguments.
+
+        Returns:
+            A dict from site to a tensor of shape ``(len(quantiles), *site_shape)``, where a site
+            in the plate has all of ``rows`` there.
+        """
+        self.setup(*args, **kwargs)
+        positive_int(f"{_OWNER}.quantiles", "num_samples", num_samples)
+        rows = self._rows(args, kwargs) if rows is None else rows
+        like, context = self.row_posterior.transform[-1].loc, []
+        at = torch.as_tensor(quantiles, dtype=like.dtype, device=like.device)
+        found: dict[str, Tensor] = {}
+        if self.latents is not None and self.posterior is not None:
+            x = self.posterior().sample((num_samples,))
+            context.append(standardised(self.posterior, x).unsqueeze(1))
+            for name, value in self.latents.constrain(x)[0].items():
+                found[name] = _quantiles(value, at.to(value.dtype))
+        parts: list[dict[str, Tensor]] = []
+        for some in rows.split(max(1, _ROWS_AT_ONCE // num_samples)):
+            if self.encoder is None:
+                features = self.table[some.to(self.table.device)]
+            else:
+                features = self._encode(self.encoder, some, args, kwargs)
+            given = joined([*context, features])
+            shape = (num_samples,) if given.ndim == 2 else ()
+            u = self.row_posterior(given).sample(shape)  # (num_samples, rows, d)
+            values, _ = self.row_latents.constrain(u)
+            parts.append({n: _quantiles(v, at.to(v.dtype)) for n, v in values.items()})
+        return found | {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
+
+    def _rows(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """The row numbers of all rows, or of the user's plate."""
+        if self.create_plates is None:
+            return torch.arange(self.num_rows)
+        with poutine.block(), self._create_plates(*args, **kwargs)[self._plate_name] as index:
+            return torch.as_tensor(index)
+
+    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        """Loads what ``state_dict`` returned, into a guide that is set up."""
+        if self.prototype_trace is None:
+            raise RuntimeError(
+                f"{_OWNER} has no parameters before it has seen the model's arguments. Call "
+                "guide.setup(*args, **kwargs) with them once."
+            )
+        return super().load_state_dict(state_dict, *args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # As AutoFlow's: a copy goes without its model, and the original keeps it.
+        gone: dict[str, Any] = {"_model": None, "_bare_model": None, "master": None, "plates": {}}
+        return {**self.__dict__, **gone}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AutoAmortizedFlow:
+        new = object.__new__(type(self))
+        memo[id(self)] = new
+        state = copy.deepcopy(self.__getstate__(), memo)
+        # The copy guides the same model.
+        new.__dict__.update(state, _model=self._model, _bare_model=self._bare_model)
+        return new
+
+
+def _sample(name: str, site: Any, u: Tensor, plates: dict[str, Any]) -> Tensor:
+    """Samples a site of the model from its unconstrained value, inside of its own plates."""
+    with ExitStack() as stack:
+        for plate in site.plates.values():
+            stack.enter_context(plates[plate])
+        return pyro.sample(name, site_distribution(site, u))
+
+
+def _values(trace: poutine.Trace, space: LatentSpace) -> dict[str, Tensor]:
+    return {name: trace.nodes[name]["value"].detach() for name in space.sites}
+
+
+def _check_callables(model: Any, encoder: Any, data: Any, create_plates: Any) -> None:
+    if not callable(model):
+        raise TypeError(
+            f"{_OWNER} got a model of type {type(model).__name__}. Pass a function of Pyro "
+            "statements."
+        )
+    named = {"encoder": encoder, "data": data, "create_plates": create_plates}
+    for name, value in named.items():
+        if value is not None and not callable(value):
+            raise TypeError(
+                f"{_OWNER} got {name} of type {type(value).__name__}. Pass a function, or None."
+            )
+    if (encoder is None) != (data is None):
+        given, missing = ("data", "encoder") if encoder is None else ("encoder", "data")
+        raise ValueError(
+            f"{_OWNER} got {given} without {missing}. Pass both, so that a row's latents depend on "
+            "encoder(data(index, *args)), or neither for parameters of each row."
+        )
