@@ -110,7 +110,9 @@ def test_state_dict_into_a_fresh_guide_under_another_seed():
     fresh = AutoFlow(models.schools).setup(*ARGS)
     fresh.load_state_dict(torch.load(buffer, weights_only=True))
     z = torch.randn(5, 10)
-    torch.testing.assert_close(fresh.get_posterior().log_prob(z), guide.get_posterior().log_prob(z))
+    torch.testing.assert_close(
+        fresh.get_posterior().log_prob(z), guide.get_posterior().log_prob(z)
+    )
 
 
 def test_the_frame_survives_pyros_parameter_store():
@@ -142,7 +144,9 @@ def test_copies():
     clone = copy.deepcopy(guide)
     unpickled = pickle.loads(pickle.dumps(_trained()))
     z = torch.randn(5, 10)
-    torch.testing.assert_close(clone.get_posterior().log_prob(z), guide.get_posterior().log_prob(z))
+    torch.testing.assert_close(
+        clone.get_posterior().log_prob(z), guide.get_posterior().log_prob(z)
+    )
     assert guide.model is not None  # copying leaves the original whole
     assert clone(*ARGS).keys() == guide(*ARGS).keys()
     assert unpickled.get_posterior().sample().shape == (10,)
@@ -215,9 +219,7 @@ def test_discrete_sites_are_enumerated():
     y = torch.tensor([-2.0, 1.5, 2.5])
     guide = AutoFlow(poutine.block(models.mixture, hide=["k"])).setup(y)
     elbo = TraceEnum_ELBO(max_plate_nesting=1)
-    svi = SVI(
-        config_enumerate(models.mixture), guide, pyro.optim.Adam({"lr": 0.01}), elbo
-    )
+    svi = SVI(config_enumerate(models.mixture), guide, pyro.optim.Adam({"lr": 0.01}), elbo)
     assert svi.step(y) < 40
 
 

@@ -136,9 +136,9 @@ def test_nuts_crosses_a_funnel_without_divergences():
     guide = ExactFunnelGuide(funnel)
     guide()
     transformed = neutra(funnel, guide)
-    kernel = NUTS(transformed, adapt_mass_matrix=False)
+    kernel = NUTS(transformed, adapt_mass_matrix=False, max_tree_depth=4)
     initial = transformed.initial_params()
-    mcmc = MCMC(kernel, 200, warmup_steps=60, initial_params=initial, disable_progbar=True)
+    mcmc = MCMC(kernel, 150, warmup_steps=40, initial_params=initial, disable_progbar=True)
     mcmc.run()
     assert divergences(mcmc) == 0
     neck = transformed.samples(mcmc.get_samples())["neck"]
@@ -152,10 +152,10 @@ def test_nuts_runs_on_a_flow_guide(dtype):
     transformed = neutra(model, AutoFlow(model, flow="nice", init_scale=0.7).setup(y))
     initial = transformed.initial_params()
     kernel = NUTS(transformed, max_tree_depth=3)
-    mcmc = MCMC(kernel, 10, warmup_steps=10, initial_params=initial, disable_progbar=True)
+    mcmc = MCMC(kernel, 6, warmup_steps=6, initial_params=initial, disable_progbar=True)
     mcmc.run(y)
     samples = transformed.samples(mcmc.get_samples())
-    assert samples["effect"].shape == (10, 3)
+    assert samples["effect"].shape == (6, 3)
     assert samples["effect"].dtype == dtype
     assert bool((samples["effect"] > 0).all())
     assert len(samples["loc"].unique()) > 3

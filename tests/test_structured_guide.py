@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from guide_models import SIGMA, Y, schools
-from pyro.infer import SVI, Predictive, Trace_ELBO
+from pyro.infer import SVI, JitTrace_ELBO, Predictive, Trace_ELBO
 from pyro.infer.reparam import NeuTraReparam
 from torch.distributions import biject_to
 from torch.func import jacrev
@@ -44,7 +44,7 @@ def families():
 
 def branching():
     a = pyro.sample("a", dist.Normal(0.0, 1.0))
-    loc = a * 2 if float(a) > 0 else a
+    loc = a * 2 if float(a.detach()) > 0 else a
     pyro.sample("b", dist.Normal(loc, 1.0))
     pyro.sample("y", dist.Normal(0.0, 1.0), obs=torch.tensor(0.0))
 
@@ -198,7 +198,7 @@ def test_location_and_scale_of_priors(prior):
 def test_priors_without_location_and_scale():
     assert location_scale(dist.Dirichlet(torch.ones(3))) is None
     assert location_scale(dist.Normal(0.0, 1.0).mask(False)) is None  # noqa: FBT003
-    assert location_scale(dist.Normal(0.0, 1.0).mask(torch.tensor(True))) is not None
+    assert location_scale(dist.Normal(0.0, 1.0).mask(torch.ones(()) > 0)) is not None
 
 
 def layer_of(guide):
@@ -268,6 +268,17 @@ def test_informed_guide_runs_its_model_inside_of_the_model():
     trace.compute_log_prob()
     assert torch.isfinite(trace.log_prob_sum())
     assert trace.nodes["b"]["value"].shape == (3,)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_tracing_works_without_the_model_and_is_refused_with_it():
+    adam, elbo = pyro.optim.Adam({"lr": 0.01}), JitTrace_ELBO(ignore_jit_warnings=True)
+    guide = AutoStructuredFlow(schools, path_gradient=False).setup(*ARGS)
+    svi = SVI(schools, guide, adam, elbo)
+    assert svi.step(*ARGS) < 1e6
+    guide = AutoStructuredFlow(schools, model_informed=True, path_gradient=False).setup(*ARGS)
+    with pytest.raises(ValueError, match=r"torch\.jit cannot trace"):
+        SVI(schools, guide, adam, JitTrace_ELBO(ignore_jit_warnings=True)).step(*ARGS)
 
 
 def test_copies_and_state():

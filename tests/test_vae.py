@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import matplotlib.image
 import numpy as np
@@ -161,7 +162,11 @@ def test_example_runs(tmp_path):
         [sys.executable, "-W", "error", example.__file__, "--quick", "--out", tmp_path],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(Path(example.__file__).parent.parent),
+        },
     )
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in ("IAF", "Sylvester", "Real NVP"))

@@ -160,7 +160,10 @@ class Pair:
         if values is not None:
             guide = poutine.condition(guide, data=dict(values))
         guide_trace = poutine.trace(guide).get_trace(*self._args, **self._kwargs)
-        model = poutine.replay(model, trace=guide_trace)
+        if values is None:
+            model = poutine.replay(model, trace=guide_trace)
+        else:  # conditioned sites are observed, which replay refuses
+            model = poutine.condition(model, data=dict(values))
         return guide_trace, poutine.trace(model).get_trace(*self._args, **self._kwargs)
 
     def _under_plate(self, n: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:

@@ -21,6 +21,9 @@ from pyro_nf.infer._path_gradient import PathGradientDistribution
 
 _OWNER = "IWELBO"
 
+# A run of the guide, and which of its sites are to be scored there.
+_Part = tuple[poutine.Trace, Callable[[str], bool]]
+
 
 class Weighing:
     """Multiplies gradients that reach draws by weights that are known once all are scored.
@@ -98,12 +101,12 @@ class Runner:
                 continue
             if _holds(site["fn"], dist.Delta):
                 deterministic.append(name)
-                replayed.remove_node(name)
+                del replayed.nodes[name]
             else:
                 copy = weighing.copy(site["value"], run, site["fn"].event_dim)
                 replayed.nodes[name] = {**site, "value": copy}
         is_deterministic = set(deterministic).__contains__
-        parts = []
+        parts: list[_Part] = []
         if deterministic:
             replayed = self._trace(poutine.replay(self._guide, trace=replayed))
             parts.append((replayed, is_deterministic))
@@ -118,9 +121,7 @@ class Runner:
     def _trace(self, fn: Callable[..., Any]) -> poutine.Trace:
         return poutine.trace(fn).get_trace(*self._args, **self._kwargs)
 
-    def _scored(
-        self, drawn: poutine.Trace, parts: list[tuple[poutine.Trace, Callable[[str], bool]]]
-    ) -> LogWeights:
+    def _scored(self, drawn: poutine.Trace, parts: list[_Part]) -> LogWeights:
         """Runs the model on the guide's draws, and weighs them."""
         model = self._trace(poutine.replay(self._model, trace=drawn))
         _check_latents(model, drawn)
@@ -219,9 +220,7 @@ def _refuse_path_gradient(guide: poutine.Trace) -> None:
 
 
 @torch.no_grad()
-def _check_again(
-    drawn: poutine.Trace, parts: list[tuple[poutine.Trace, Callable[[str], bool]]]
-) -> None:
+def _check_again(drawn: poutine.Trace, parts: list[_Part]) -> None:
     """Raises where a guide scores its draws otherwise than when it drew them."""
     for trace, belongs in parts:
         for name, site in trace.nodes.items():

@@ -23,7 +23,7 @@ class LogWeights(NamedTuple):
 
 
 def log_weights(owner: str, model_sites: Iterable[Any], guide_sites: Iterable[Any]) -> LogWeights:
-    """Sums the sites' log densities, model minus guide, over the plates that some sites are not in.
+    """Sums log densities, model minus guide, over the plates that some sites are not in.
 
     Args:
         owner: Who asks, for messages.

@@ -112,7 +112,7 @@ class LogJoint:
 
     def _log_model(self, particles: Particles, values: dict[str, Tensor], n: int) -> Tensor:
         with self._dtype():
-            if particles == "plate":
+            if particles == "plate" and not (self._discrete and n == 1):  # sums drop sizes of 1
                 return self._under_plate(values, n)
             if particles == "vmap":
                 with without_validation():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,16 +9,19 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.infer.autoguide.initialization import InitMessenger
-from pyro.infer.inspect import get_dependencies, is_sample_site
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
+from pyro.infer.inspect import get_dependencies
 from torch import Tensor
 
 from pyro_nf.infer._first_values import init_to_scattered
-from pyro_nf.infer._validation import without_validation
-
-Model = Callable[[], Any]
-"""A model whose arguments are bound."""
+from pyro_nf.infer._structure_runs import (
+    Model,
+    apart,
+    is_latent,
+    log_probs,
+    run_model,
+    sample_sites,
+    vectorized_plates,
+)
 
 
 class StructureError(ValueError):
@@ -92,12 +93,12 @@ def find_factors(model: Model) -> Factors:
         StructureError: If two runs at different values of the latents differ in their sites.
     """
     named = _tracked_parents(model)
-    trace = _run(model, {}, seed=2)
-    sites = dict(_sites(trace))
+    trace = run_model(model, {}, seed=2)
+    sites = dict(sample_sites(trace))
     if named.keys() != sites.keys():
         changing = ", ".join(sorted(named.keys() ^ sites.keys()))
         raise StructureError(f"its sites {changing} come and go with the values of others")
-    latents = {name: _latent(name, site) for name, site in sites.items() if _is_latent(site)}
+    latents = {name: _latent(name, site) for name, site in sites.items() if is_latent(site)}
     paths = _parents_by_autograd(model, trace)
     around = {plate for latent in latents.values() for plate in latent.plates.values()}
     coupled = {plate for plate in around if _couples(model, trace, plate)}
@@ -105,7 +106,7 @@ def find_factors(model: Model) -> Factors:
         Factor(
             name,
             latents=(named[name] | paths[name]) & latents.keys(),
-            plates=frozenset(frame.name for frame in _frames(site)) - coupled,
+            plates=frozenset(frame.name for frame in vectorized_plates(site)) - coupled,
         )
         for name, site in sites.items()
     )
@@ -115,7 +116,7 @@ def find_factors(model: Model) -> Factors:
 def _tracked_parents(model: Model) -> dict[str, frozenset[str]]:
     """The latents that each site depends on, itself included, by Pyro's own account."""
     init = partial(init_to_scattered, radius=1.0, seed=1)
-    with _apart():
+    with apart():
         found = get_dependencies(InitMessenger(init)(model))["prior_dependencies"]
     return {name: frozenset(upstream) for name, upstream in found.items()}
 
@@ -124,23 +125,24 @@ def _parents_by_autograd(model: Model, trace: poutine.Trace) -> dict[str, frozen
     """The latents from which a path of derivatives leads to each site's log-probability."""
     leaves = {
         name: site["value"].detach().clone().requires_grad_()
-        for name, site in _sites(trace)
-        if _is_latent(site) and site["value"].is_floating_point()
+        for name, site in sample_sites(trace)
+        if is_latent(site) and site["value"].is_floating_point()
     }
     with torch.enable_grad():
-        log_probs = {name: p.sum() for name, p in _log_probs(_run(model, leaves, 2)).items()}
+        totals = {name: p.sum() for name, p in log_probs(run_model(model, leaves, 2)).items()}
     parents = {}
-    for name, log_prob in log_probs.items():
+    for name, total in totals.items():
         own = {name} if name in leaves else set()
-        if log_prob.requires_grad:
+        if total.requires_grad:
             gradients = torch.autograd.grad(
-                log_prob, [*leaves.values()], retain_graph=True, allow_unused=True
+                total, [*leaves.values()], retain_graph=True, allow_unused=True
             )
             own |= {n for n, g in zip(leaves, gradients, strict=True) if g is not None}
         parents[name] = frozenset(own)
     return parents
 
 
+@torch.no_grad()
 def _couples(model: Model, trace: poutine.Trace, plate: str) -> bool:
     """Says whether latents at some rows of a plate enter log-probabilities at other rows.
 
@@ -149,18 +151,18 @@ def _couples(model: Model, trace: poutine.Trace, plate: str) -> bool:
     """
     inside = {
         name: (frame.dim, frame.size, site)
-        for name, site in _sites(trace)
-        for frame in _frames(site)
+        for name, site in sample_sites(trace)
+        for frame in vectorized_plates(site)
         if frame.name == plate
     }
     size = next(size for _, size, _ in inside.values())
-    held = {name: site["value"] for name, site in _sites(trace) if _is_latent(site)}
+    held = {name: site["value"] for name, site in sample_sites(trace) if is_latent(site)}
     moved = {
         name: init_to_scattered(site, radius=1.0, seed=3)
         for name, (_, _, site) in inside.items()
         if name in held and site["value"].is_floating_point()
     }
-    before = _log_probs(_run(model, held, 2))
+    before = log_probs(run_model(model, held, 2))
     rows = torch.arange(size)
     for bit in range((size - 1).bit_length()):
         for side in (0, 1):
@@ -170,14 +172,12 @@ def _couples(model: Model, trace: poutine.Trace, plate: str) -> bool:
                 dim, _, site = inside[name]
                 where = _along(chosen.to(other.device), dim - site["fn"].event_dim)
                 values[name] = torch.where(where, other, held[name])
-            after = _log_probs(_run(model, values, 2))
+            after = log_probs(run_model(model, values, 2))
             for name, (dim, _, _) in inside.items():
                 if before[name].ndim < -dim or before[name].shape[dim] != size:
                     return True  # the site does not tell its rows apart
-                keep = (~chosen).nonzero().squeeze(-1).to(before[name].device)
-                if not _same(
-                    before[name].index_select(dim, keep), after[name].index_select(dim, keep)
-                ):
+                kept = (~chosen).nonzero().squeeze(-1).to(before[name].device)
+                if not _same(*(p[name].index_select(dim, kept) for p in (before, after))):
                     return True
     return False
 
@@ -192,65 +192,7 @@ def _along(rows: Tensor, dim: int) -> Tensor:
     return rows.reshape(-1, *(1,) * (-dim - 1))
 
 
-# Runs of the model.
-
-
-class _Given(Messenger):
-    """Sets the values of latents; what it is not given is put at a point of its support."""
-
-    def __init__(self, values: Mapping[str, Tensor], seed: int) -> None:
-        super().__init__()
-        self.values, self.seed = values, seed
-
-    def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        if msg["is_observed"] or site_is_subsample(msg):
-            return
-        if msg["name"] in self.values:
-            msg["value"] = self.values[msg["name"]]
-        else:
-            with torch.no_grad():
-                msg["value"] = init_to_scattered(msg, radius=1.0, seed=self.seed)
-
-
-def _run(model: Model, values: Mapping[str, Tensor], seed: int) -> poutine.Trace:
-    with _apart():
-        return poutine.trace(_Given(values, seed)(model)).get_trace()
-
-
-@contextmanager
-def _apart() -> Iterator[None]:
-    """Runs that nobody sees, of equal randomness, and leave the generators as they were."""
-    with poutine.block(), without_validation(), torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
-
-
-def _log_probs(trace: poutine.Trace) -> dict[str, Tensor]:
-    """The log-probability of each site, over its batch."""
-    found = {}
-    for name, site in _sites(trace):
-        log_prob = site["fn"].log_prob(site["value"])
-        found[name] = log_prob.expand(
-            torch.broadcast_shapes(log_prob.shape, site["fn"].batch_shape)
-        )
-    return found
-
-
-def _sites(trace: poutine.Trace) -> Iterator[tuple[str, Any]]:
-    for name, site in trace.nodes.items():
-        if is_sample_site(site):
-            yield name, site
-
-
-def _is_latent(site: Any) -> bool:
-    return not site["is_observed"]
-
-
-def _frames(site: Any) -> list[Any]:
-    return [frame for frame in site["cond_indep_stack"] if frame.vectorized]
-
-
 def _latent(name: str, site: Any) -> Latent:
     batch = site["value"].shape[: site["value"].ndim - site["fn"].event_dim]
-    plates = {frame.dim: frame.name for frame in _frames(site)}
+    plates = {frame.dim: frame.name for frame in vectorized_plates(site)}
     return Latent(name, batch, plates, site["value"].numel())

@@ -83,6 +83,11 @@ class ModelInformed(FlowTransform):
         context: Tensor | None,
         name: str,
     ) -> tuple[Tensor, Tensor]:
+        if torch._C._get_tracing_state():
+            raise ValueError(
+                "A model-informed layer runs the model, mapped over draws, which torch.jit cannot "
+                "trace. Use Trace_ELBO, or build the guide with model_informed=False."
+            )
         batch = features_first(self, x, context, name).shape[1:]
         rows = x.reshape(-1, self.input_dim)
         center, unit = self._units()

@@ -135,16 +135,17 @@ def fit_guide(
         for part in (model, guide):
             if isinstance(part, nn.Module):
                 part.to(device)
-    if isinstance(guide, AutoFlow):
-        with poutine.block():
-            guide(*args, **kwargs)  # takes the parameters of Pyro's store, if it has them
-        log_joint = LogJoint(model, args, kwargs, guide.latents)
-        particles = log_joint.particles
-    else:
-        if isinstance(guide, AutoGuide) and guide.prototype_trace is None:
-            guide(*args, **kwargs)
-        pair = Pair(model, guide, args, kwargs)
-        particles = pair.particles
+    with _own_randomness(), poutine.block():
+        if isinstance(guide, AutoFlow):
+            with without_validation():
+                guide(*args, **kwargs)  # takes the parameters of Pyro's store, if it has them
+                log_joint = LogJoint(model, args, kwargs, guide.latents)
+            particles = log_joint.particles
+        else:
+            if isinstance(guide, AutoGuide) and guide.prototype_trace is None:
+                guide(*args, **kwargs)
+            pair = Pair(model, guide, args, kwargs)
+            particles = pair.particles
     many = particles != "loop"
     options = RecipeOptions(
         owner=_OWNER,

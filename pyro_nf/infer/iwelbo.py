@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from pyro.infer import ELBO
+from pyro.infer.enum import get_importance_trace
 from torch import Tensor
 
 from pyro_nf._checks import choice, positive_int
@@ -159,6 +160,11 @@ class IWELBO(ELBO):
         if loss.requires_grad:
             loss.backward(retain_graph=self.retain_graph)
         return float(loss.detach())
+
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
+        """One run of guide and model, for Pyro's guess of how deep plates nest."""
+        nesting = self.max_plate_nesting
+        return get_importance_trace("flat", nesting, model, guide, args, kwargs)
 
     @property
     def _at_once(self) -> bool:

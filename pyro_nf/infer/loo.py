@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyro_nf.infer._arviz.package import is_version_one
+from pyro_nf.infer._arviz.package import installed_arviz, is_version_one
 from pyro_nf.infer._psis import psis
 
 _OWNER = "loo_approximate_posterior"
@@ -67,8 +67,7 @@ def loo_approximate_posterior(
         >>> infer.loo_approximate_posterior(data).n_data_points
         3
     """
-    import arviz  # slow to import
-
+    arviz = installed_arviz()
     attributes = data.attrs or data["posterior"].attrs
     if attributes.get("weights") == "psis":
         raise ValueError(
@@ -134,7 +133,7 @@ def _estimate(scores: Any, log_weights: np.ndarray, *, pointwise: bool) -> Any:
             "model that is less surprised by them.",
             stacklevel=3,
         )
-    found = {
+    found: dict[str, Any] = {
         "elpd_loo": float(elpd.sum()),
         "se": math.sqrt(len(elpd) * float(elpd.var(correction=0))),
         "p_loo": float((in_sample - elpd).sum()),

@@ -100,11 +100,11 @@ def sbc(
         ...     torch.tensor(0.0),
         ...     amortized=True,
         ...     arguments=lambda data: (data["y"],),
-        ...     num_simulations=100,
-        ...     num_draws=99,
+        ...     num_simulations=50,
+        ...     num_draws=19,
         ... )
         >>> result.calibrated, result.verdict[:13], result.ranks["z"].shape
-        (False, 'miscalibrated', torch.Size([100]))
+        (False, 'miscalibrated', torch.Size([50]))
     """
     if positive_int(_OWNER, "num_simulations", num_simulations) < _FEWEST_SIMULATIONS:
         raise ValueError(

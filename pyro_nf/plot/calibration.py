@@ -31,6 +31,27 @@ def calibration(result: CalibrationResult, ax: Axes | None = None) -> Axes:
 
     Raises:
         ImportError: If matplotlib is not installed.
+
+    Examples:
+        >>> import torch, pyro
+        >>> import pyro.distributions as dist
+        >>> from pyro_nf import infer
+        >>> def model(y):
+        ...     z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        ...     pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+        >>> def guide(y):
+        ...     pyro.sample("z", dist.Normal(y / 2, 0.5**0.5))
+        >>> result = infer.sbc(
+        ...     model,
+        ...     guide,
+        ...     torch.tensor(0.0),
+        ...     amortized=True,
+        ...     arguments=lambda data: (data["y"],),
+        ...     num_simulations=20,
+        ...     num_draws=9,
+        ... )
+        >>> result.plot().get_ylabel()
+        'ECDF - uniform'
     """
     axes = axes_or_new(ax, figsize=(6.4, 4.0))
     points = result.test.points

@@ -39,7 +39,7 @@ def weight_tail(log_weights: Rows, *, ax: Axes | None = None) -> Axes:
         >>> import torch
         >>> from pyro_nf import plot
         >>> ax = plot.weight_tail(torch.randn(1000))
-        >>> [line.get_label()[:6] for line in ax.lines]
+        >>> [line.get_label().split()[0] for line in ax.lines]
         ['draws', 'Pareto', 'mean']
     """
     raw = as_column("weight_tail", "log_weights", log_weights)
@@ -62,6 +62,7 @@ def weight_tail(log_weights: Rows, *, ax: Axes | None = None) -> Axes:
     axes.set(
         xscale="log", yscale="log", xlabel="weight / mean weight", ylabel="share of draws above"
     )
+    axes.set_xlim(left=max(np.exp(largest[-1] - mean), 1e-3) / 1.5)
     axes.legend(loc="lower left")
     return axes
 

@@ -75,8 +75,8 @@ class Contents:
         drawn = [name for name, site in sites.items() if site.kind == "drawn"]
         if drawn and not sums_out_discrete:
             raise ValueError(
-                f"{owner} got a guide without the model's latent {', '.join(drawn)}, whose weights "
-                "would be wrong. Sample it in the guide, too."
+                f"{owner} got a guide without the model's latent {', '.join(drawn)}, whose "
+                "weights would be wrong. Sample it in the guide, too."
             )
         contents = cls(sites, dict(draws), constants=_constants(model, args, kwargs, sites))
         data = [name for name, site in sites.items() if site.kind == "data"]
@@ -89,7 +89,8 @@ class Contents:
                 scores = {name: runs.log_probs[name] for name in data if name in runs.log_probs}
                 contents.log_likelihood = scores
                 _warn_of_missing(owner, set(data) - set(scores))
-        redrawn = _redrawn(owner, predictive, data, sites)
+        wanted = None if predictive is True else predictive or ()
+        redrawn = _redrawn(owner, wanted, data, sites)
         if redrawn:
             runs = ManyRuns(model, args, kwargs, redraw=redrawn).run(draws, count)
             contents.posterior_predictive = {name: runs.values[name] for name in redrawn}
@@ -160,12 +161,10 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def _redrawn(
-    owner: str, predictive: bool | Sequence[str], data: list[str], sites: Mapping[str, Site]
+    owner: str, wanted: Sequence[str] | None, data: list[str], sites: Mapping[str, Site]
 ) -> list[str]:
-    """The observed sites to draw."""
-    if isinstance(predictive, bool):
-        if not predictive:
-            return []
+    """The observed sites to draw; all that can be if none are named."""
+    if wanted is None:
         able = [name for name in data if not is_improper(sites[name])]
         if able != data:
             warnings.warn(
@@ -174,7 +173,7 @@ def _redrawn(
                 stacklevel=_ATTRIBUTION,
             )
         return able
-    names = [predictive] if isinstance(predictive, str) else list(predictive)
+    names = [wanted] if isinstance(wanted, str) else list(wanted)
     for name in names:
         if name not in data or is_improper(sites[name]):
             raise ValueError(

@@ -18,15 +18,13 @@ def variable_name(site: str) -> str:
 def dimension_names(sites: Iterable[Site]) -> dict[str, list[str]]:
     """Names of the dimensions of each variable: its plates, and numbers within the event.
 
-    A plate that is called like a variable, as in ``pyro.plate("y")`` around a site "y", or like a
-    dimension of ArviZ's own, gives a dimension with "_plate" behind its name. One that has several
-    sizes is not named.
+    A plate that is called like a dimension of ArviZ's own gives one with "_plate" behind its name.
+    One that has several sizes is not named.
 
     Args:
         sites: The sites that become variables.
     """
     sites = list(sites)
-    variables = {variable_name(site.name) for site in sites}
     plates = {plate for site in sites for plate in site.plates.values()}
     several = {name for name, count in Counter(p.name for p in plates).items() if count > 1}
     names = {}
@@ -38,7 +36,6 @@ def dimension_names(sites: Iterable[Site]) -> dict[str, list[str]]:
             has_it = -dim <= batch and site.shape[batch + dim] == plate.size
             if has_it and plate.name not in several:
                 name = variable_name(plate.name)
-                clash = name in variables or name in _TAKEN
-                dims[batch + dim] = f"{name}_plate" if clash else name
+                dims[batch + dim] = f"{name}_plate" if name in _TAKEN else name
         names[variable] = dims
     return names

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 Groups = Mapping[str, Mapping[str, np.ndarray]]
+
+
+def installed_arviz() -> Any:
+    """Imports ArviZ, late because that is slow; its announcement of version 1 is passed over."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return import_module("arviz")
 
 
 def is_version_one(arviz: Any) -> bool:
@@ -26,8 +35,7 @@ def pack(groups: Groups, dims: Mapping[str, Sequence[str]], attrs: Mapping[str, 
     Returns:
         An ``arviz.InferenceData``, or an ``xarray.DataTree`` from version 1 on.
     """
-    import arviz  # slow to import
-
+    arviz = installed_arviz()
     names = {name: list(dims_) for name, dims_ in dims.items()}
     if is_version_one(arviz):
         return arviz.from_dict(

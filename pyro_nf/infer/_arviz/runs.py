@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import pyro
@@ -95,9 +95,7 @@ class ManyRuns:
             for start in range(0, count, _CHUNK):
                 chunk = {name: value[start : start + _CHUNK] for name, value in draws.items()}
                 parts.append(self._run(way, chunk, min(_CHUNK, count - start)))
-        return Runs(
-            *({k: torch.cat([p[i][k] for p in parts]) for k in parts[0][i]} for i in (0, 1))
-        )
+        return _joined(parts, torch.cat)
 
     # One run.
 
@@ -140,9 +138,7 @@ class ManyRuns:
             mapped = torch.func.vmap(one, randomness="different")
             return Runs(*mapped(torch.zeros(n), dict(draws)))
         rows = [self._one({k: v[i] for k, v in draws.items()}) for i in range(n)]
-        return Runs(
-            *({k: torch.stack([r[i][k] for r in rows]) for k in rows[0][i]} for i in (0, 1))
-        )
+        return _joined(rows, torch.stack)
 
     def _under_plate(self, draws: Mapping[str, Tensor], n: int) -> Runs:
         spread = {}
@@ -195,6 +191,13 @@ class _Redraw(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self._names and msg["is_observed"]:
             msg["is_observed"], msg["value"], msg["done"] = False, None, False
+
+
+def _joined(parts: Sequence[Runs], join: Callable[[list[Tensor]], Tensor]) -> Runs:
+    values, log_probs = (
+        {name: join([part[i][name] for part in parts]) for name in parts[0][i]} for i in (0, 1)
+    )
+    return Runs(values, log_probs)
 
 
 def _log_prob(site: Any) -> Tensor:

@@ -70,18 +70,15 @@ def sites_of(trace: poutine.Trace, latents: Collection[str]) -> dict[str, Site]:
         if kind == "data":  # may be given in a smaller shape that broadcasts
             shape = torch.broadcast_shapes(shape, site["fn"].shape())
         if kind == "derived" and event_dim == len(shape):
-            event_dim = (
-                0  # where nothing is said, Pyro counts the plates' dimensions as an event's
-            )
+            event_dim = 0  # unless told otherwise, Pyro takes the plates' dimensions for an event
+        frames = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
         sites[name] = Site(
             name=name,
             kind=kind,
             shape=shape,
             batch_shape=site["log_prob"].shape,
             event_dim=event_dim,
-            plates={
-                f.dim: Plate(f.name, f.size) for f in site["cond_indep_stack"] if f.vectorized
-            },
+            plates={frame.dim: Plate(frame.name, frame.size) for frame in frames},
             fn=site["fn"],
             value=site["value"],
         )

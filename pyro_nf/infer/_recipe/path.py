@@ -98,7 +98,8 @@ def _follow(log_density: LogDensity, start: Tensor, generator: torch.Generator) 
                 break
             value = float(log_density(point[None]).detach())
             scale_tril = _curvature(log_density, point)
-        except (ValueError, RuntimeError):  # a factorisation in the model that failed, say
+        except (ValueError, RuntimeError, IndexError):
+            # A factorisation in the model that failed, say, or L-BFGS at a loss of NaN.
             break
         if scale_tril is not None and math.isfinite(value):
             elbo = _gaussian_elbo(log_density, point, scale_tril, generator)

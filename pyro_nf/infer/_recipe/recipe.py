@@ -172,7 +172,7 @@ class _Run:
             ReverseKL(
                 lambda: PathGradientDistribution(base, chain),
                 self.problem.log_density,
-                _AFFINE_DRAWS,
+                min(_AFFINE_DRAWS, self.options.num_particles),
             ),
             [*base.parameters(), *affine.parameters(), *self.problem.others],
             ClimbPlan(

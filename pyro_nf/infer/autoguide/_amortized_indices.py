@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pyro
+from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -21,12 +23,14 @@ class IndexWatch(Messenger):
     Attributes:
         given: Names of the plates whose indices were handed to them, by ``subsample=``.
         read: Names of the plates whose indices entered an operation.
+        plates: Names of the plates that a function returned, for :func:`watch_plates`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.given: set[str] = set()
         self.read: set[str] = set()
+        self.plates: list[str] = []
         self._indices: dict[str, Any] = {}
         self._reads = _Reads(self._note)
 
@@ -66,6 +70,19 @@ class _Reads(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def watch_plates(
+    create_plates: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> IndexWatch | None:
+    """Returns what a user's function does with the indices of its plates; None without one."""
+    if create_plates is None:
+        return None
+    watch = IndexWatch()
+    with poutine.block(), watch:
+        made = create_plates(*args, **kwargs)
+    watch.plates = [plate.name for plate in ([made] if isinstance(made, pyro.plate) else made)]
+    return watch
+
+
 def check_indices(
     owner: str, plate: Any, model: IndexWatch, own: IndexWatch | None, *, per_row: bool
 ) -> None:
@@ -100,6 +117,3 @@ def check_indices(
             f"create_plates gave plate {name!r} no indices and the model reads none. Return "
             f"pyro.plate({name!r}, {size}, subsample=indices), or pass an encoder."
         )
-
-
-__all__ = ["IndexWatch", "check_indices"]

@@ -11,7 +11,7 @@ from torch.distributions import Transform
 
 from pyro_nf import flows
 from pyro_nf._checks import choice
-from pyro_nf.bijections import Affine
+from pyro_nf.bijections import Affine, RationalQuadraticSpline
 from pyro_nf.distributions import DiagonalNormal, Flow, FlowDistribution
 from pyro_nf.infer._path_gradient import _refuse_weighted_and_traced, constant
 from pyro_nf.infer.autoguide._posterior import PosteriorFlow
@@ -133,12 +133,6 @@ def standardised(posterior: PosteriorFlow, x: Tensor) -> Tensor:
     return z if posterior.affine is None else posterior.affine.inverse_and_ladj(z)[0]
 
 
-def joined(parts: list[Tensor]) -> Tensor:
-    """Concatenates features whose batches broadcast, aligned right."""
-    batch = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
-    return torch.cat([part.expand(*batch, part.shape[-1]) for part in parts], -1)
-
-
 def _conditional_flow(
     owner: str, flow: Any, dim: int, context_dim: int
 ) -> tuple[FlowTransform | None, nn.Module | None]:
@@ -169,27 +163,20 @@ def _conditional_flow(
 
 def _by_name(owner: str, name: str, dim: int, context_dim: int) -> Flow:
     choice(owner, "local_flow", name, flows.__all__)
-    if name in ("iaf", "maf", "realnvp", "nice") and dim == 1:
-        name = "nsf"  # of one dimension these are affine, as the layer behind them is
+    network: dict[str, Any] = {"context_dim": context_dim, "hidden_dims": (32, 32)}
+    network["activation"] = "silu"
+    if name in ("iaf", "maf", "realnvp", "nice", "nsf") and dim == 1:
+        # Of one dimension most of these are affine, as the layer behind them is.
+        spline = RationalQuadraticSpline(bins=8, bound=4.0)
+        return Flow(DiagonalNormal(1), Elementwise(spline, 1, **network))
     options: dict[str, Any] = {"context_dim": context_dim}
-    if name in ("iaf", "maf", "realnvp"):
-        options |= {"transforms": 2 if name != "realnvp" else 6, "hidden_dims": (32, 32)}
-        options["activation"] = "silu"
+    if name in ("iaf", "maf"):
+        options = {"transforms": 2, **network}
+    if name == "realnvp":
+        options = {"transforms": 6, "mask": "random", **network}
     if name == "nsf":
-        wiring = {"wiring": "coupling", "mask": "random", "transforms": 4}
-        options |= {"transforms": 1} if dim == 1 else wiring
-        options |= {"bins": 8, "hidden_dims": (32, 32), "activation": "silu"}
+        options = {"wiring": "coupling", "mask": "random", "transforms": 4, "bins": 8, **network}
     made: Flow = getattr(flows, name)(dim, **options)
     layers = list(made.transform) if isinstance(made.transform, Compose) else [made.transform]
     # The affine layer behind them does what the activation normalisation does from data.
     return Flow(made.base, layers[:-1] if isinstance(layers[-1], ActNorm) else layers)
-
-
-__all__ = [
-    "ConditionalPathDistribution",
-    "LocalFlow",
-    "RowPosterior",
-    "joined",
-    "row_posterior",
-    "standardised",
-]

@@ -48,8 +48,8 @@ def find_plate(owner: str, trace: poutine.Trace, wish: str | None) -> Any:
     partial = {name for name, frame in frames.items() if frame.size != frame.full_size}
     if len(partial) > 1:
         raise ValueError(
-            f"{owner} got latents in {len(partial)} subsampled plates, {sorted(partial)}; it takes "
-            "one. Subsample one of them only, or write the guide of the others by hand in an "
+            f"{owner} got latents in {len(partial)} subsampled plates, {sorted(partial)}; it "
+            "takes one. Subsample one of them only, or write the others' guide by hand in an "
             "AutoGuideList."
         )
     names = [wish] if wish is not None else sorted(partial or frames)
@@ -175,6 +175,3 @@ def _support_of_row(support: constraints.Constraint, axis: int) -> constraints.C
     row = copy.copy(support)
     vars(row).update(changes)
     return row if same_support(support, row) else None
-
-
-__all__ = ["find_plate", "site_distribution", "split_latents", "unconstrained_value"]

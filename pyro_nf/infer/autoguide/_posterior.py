@@ -10,11 +10,10 @@ from torch.distributions import Transform
 
 from pyro_nf import flows
 from pyro_nf._checks import choice
-from pyro_nf.bijections import Woodbury
+from pyro_nf.bijections import Planar, Sylvester, Woodbury
 from pyro_nf.bijections._root import NumericallyInverted
 from pyro_nf.distributions import DiagonalNormal, Flow, FlowDistribution, StudentT
 from pyro_nf.infer._path_gradient import PathGradientDistribution
-from pyro_nf.infer._structure_informed import ModelInformed
 from pyro_nf.infer.autoguide._whitening import Whitening
 from pyro_nf.transforms import (
     ActNorm,
@@ -148,13 +147,17 @@ def supports_path(layer: FlowTransform) -> bool:
     if isinstance(layer, Compose):
         return all(map(supports_path, layer.parts))
     if isinstance(layer, Inverse):
-        return supports_path(layer.layer)
-    if isinstance(layer, Autoregressive) and layer.input_dim > LARGEST_AUTOREGRESSIVE:
+        return not _takes_many_steps(layer.layer, "log_prob")
+    if isinstance(getattr(layer, "bijection", None), (NumericallyInverted, Planar, Sylvester)):
         return False
-    if isinstance(getattr(layer, "bijection", None), NumericallyInverted):
-        return False
-    steady = Coupling, Autoregressive, AffineMap, Elementwise, JointWiring, Permutation
-    return isinstance(layer, (*steady, ActNorm, Continuous, ModelInformed))
+    cheap = Coupling, AffineMap, Elementwise, JointWiring, Permutation, Continuous, Autoregressive
+    return isinstance(layer, cheap) and not _takes_many_steps(layer, "sample")
+
+
+def _takes_many_steps(layer: FlowTransform, fast: str) -> bool:
+    """Whether a layer's other direction is the slow one of many autoregressive dimensions."""
+    is_slow = isinstance(layer, Autoregressive) and layer.fast == fast
+    return is_slow and layer.input_dim > LARGEST_AUTOREGRESSIVE
 
 
 def _flow_of(owner: str, flow: Any, dim: int) -> tuple[FlowTransform, nn.Module | None]:

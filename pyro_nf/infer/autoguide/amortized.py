@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
@@ -15,14 +15,24 @@ from pyro.infer.autoguide.initialization import InitMessenger
 from torch import Tensor, nn
 
 from pyro_nf._checks import positive_float, positive_int
+from pyro_nf._modes import in_mode
 from pyro_nf.infer._first_values import init_to_origin
 from pyro_nf.infer._latents import LatentSpace, check_steady
 from pyro_nf.infer._path_gradient import constant
-from pyro_nf.infer.autoguide._amortized_indices import IndexWatch, check_indices
+from pyro_nf.infer.autoguide._amortized_features import (
+    RowEncoder,
+    RowTable,
+    check_callables,
+    joined,
+)
+from pyro_nf.infer.autoguide._amortized_indices import (
+    IndexWatch,
+    check_indices,
+    watch_plates,
+)
 from pyro_nf.infer.autoguide._amortized_posterior import (
     LocalFlow,
     RowPosterior,
-    joined,
     row_posterior,
     standardised,
 )
@@ -75,7 +85,7 @@ class AutoAmortizedFlow(AutoGuide):
     Warning:
         Adam with many rows and small batches moves a row's own parameters seldom: an encoder
         learns from every row. And a *full* plate whose size follows the data, called with one
-        batch after another, is a model of that batch alone: no guide can see that rows are missing.
+        batch after another, is a model of that batch alone: no guide sees that rows are missing.
 
     Args:
         model: The model.
@@ -105,6 +115,7 @@ class AutoAmortizedFlow(AutoGuide):
         num_rows: Number N of rows, after set-up.
         posterior: The flow of the global latents as a module, after set-up.
         row_posterior: The conditional flow as a module, after set-up.
+        features: Module with the encoder, or with the rows' own parameters after set-up.
 
     Raises:
         ValueError: At set-up, if no latent lies in a plate or the plate is ambiguous, if guide and
@@ -138,6 +149,7 @@ class AutoAmortizedFlow(AutoGuide):
     row_latents: LatentSpace
     posterior: PosteriorFlow | None
     row_posterior: RowPosterior
+    features: RowTable | RowEncoder
     num_rows: int
 
     def __init__(
@@ -157,16 +169,17 @@ class AutoAmortizedFlow(AutoGuide):
         path_gradient: bool | None = None,
         name: str | None = None,
     ) -> None:
-        _check_callables(model=model, encoder=encoder, data=data, create_plates=create_plates)
+        check_callables(model=model, encoder=encoder, data=data, create_plates=create_plates)
         super().__init__(InitMessenger(init_loc_fn)(model), create_plates=create_plates)
         self._pyro_name = _unique_name(type(self).__name__) if name is None else name
         self._bare_model = (model,)  # a tuple, so that a module is not registered
-        self.encoder = encoder
-        self._data, self._plate_wish = data, plate
+        self._per_row = encoder is None
+        if encoder is not None and data is not None:
+            self.features = RowEncoder(encoder, data)
         self._flow_likes, self._affine, self._tails = (global_flow, local_flow), affine, (tails,)
         affine_kind(_OWNER, affine, 1)
         self.init_scale = positive_float(_OWNER, "init_scale", init_scale)
-        self.path_gradient = path_gradient
+        self.path_gradient, self._plate_wish = path_gradient, plate
         self._within_fit = False
 
     def setup(self, *args: Any, **kwargs: Any) -> AutoAmortizedFlow:
@@ -187,64 +200,47 @@ class AutoAmortizedFlow(AutoGuide):
         watch = IndexWatch()
         with poutine.block(), torch.no_grad(), watch:
             trace = poutine.trace(self.model).get_trace(*args, **kwargs)
-        own, names = self._plates_of_user(args, kwargs)
-        wish = names[0] if self._plate_wish is None and len(names) == 1 else self._plate_wish
-        frame = find_plate(_OWNER, trace, wish)
-        check_indices(_OWNER, frame, watch, own, per_row=self.encoder is None)
-        latents, row_latents = split_latents(_OWNER, trace, frame)
+        own = watch_plates(self._plate_maker(), args, kwargs)
+        wish = self._plate_wish
+        if wish is None and own is not None and len(own.plates) == 1:
+            wish = own.plates[0]
+        plate = find_plate(_OWNER, trace, wish)
+        check_indices(_OWNER, plate, watch, own, per_row=self._per_row)
+        latents, row_latents = split_latents(_OWNER, trace, plate)
         check_steady(_OWNER, self._bare_model[0], *args, **kwargs)
         super()._setup_prototype(*args, **kwargs)
         self.latents, self.row_latents = latents, row_latents
-        self._plate_name, self._plate_dim = frame.name, frame.dim
-        self.num_rows = frame.full_size
-        self._make_posteriors(trace, args, kwargs)
+        self.num_rows, self._plate = plate.full_size, plate
+        self.posterior = None if latents is None else self._make_posterior(trace, latents)
+        self.row_posterior = self._make_row_posterior(trace, args, kwargs)
 
-    def _plates_of_user(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[IndexWatch | None, list[str]]:
-        """What ``create_plates`` does with indices, and the names of its plates."""
-        if self.create_plates is None:
-            return None, []
-        watch = IndexWatch()
-        with poutine.block(), watch:
-            plates = self.create_plates(*args, **kwargs)
-        plates = list(plates) if isinstance(plates, Iterable) else [plates]
-        return watch, [plate.name for plate in plates]
+    def _plate_maker(self) -> Callable[..., Any] | None:
+        """The ``create_plates`` of this guide, or of the AutoGuideList that it is part of."""
+        return self.create_plates if self.master is None else self.master().create_plates
 
-    def _make_posteriors(
+    def _make_posterior(self, trace: poutine.Trace, latents: LatentSpace) -> PosteriorFlow:
+        loc = latents.unconstrain(_values(trace, latents))
+        scale = torch.full_like(loc, self.init_scale)
+        if affine_kind(_OWNER, self._affine, len(loc)) == "full":
+            scale = scale.diag()
+        flow, tails = self._flow_likes[0], self._tails[0]
+        return posterior_flow(_OWNER, flow, self._affine, tails, loc, scale)
+
+    def _make_row_posterior(
         self, trace: poutine.Trace, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        global_flow, local_flow = self._flow_likes
-        dtype, features = self.row_latents.dtype, 0
-        self.posterior = None
-        if self.latents is not None:
-            loc = self.latents.unconstrain(_values(trace, self.latents))
-            scale = torch.full_like(loc, self.init_scale)
-            full = affine_kind(_OWNER, self._affine, len(loc)) == "full"
-            self.posterior = posterior_flow(
-                _OWNER,
-                global_flow,
-                self._affine,
-                self._tails[0],
-                loc,
-                scale.diag() if full else scale,
-            )
-            features = self.latents.dim
-        firsts = self.row_latents.unconstrain(_values(trace, self.row_latents))
-        loc = firsts.mean(0).to(dtype)
-        if self.encoder is None:
-            shape = self.num_rows, 2 * len(loc)
-            self.table = nn.Parameter(torch.zeros(shape, dtype=dtype, device=loc.device))
-            features += 2 * len(loc)
-        else:
-            index = torch.arange(min(2, self.num_rows), device=loc.device)
-            if self.create_plates is not None:  # then only the batch's indices have data
-                index = self._rows(args, kwargs)
-            with torch.no_grad():
-                features += self._encode(self.encoder, index, args, kwargs).shape[-1]
-        self.row_posterior = row_posterior(
-            _OWNER, local_flow, features, loc, self.init_scale, table=self.encoder is None
-        )
+    ) -> RowPosterior:
+        space = self.row_latents
+        loc = space.unconstrain(_values(trace, space)).mean(0)
+        if self._per_row:
+            self.features = RowTable(self.num_rows, len(loc), loc)
+        rows = self._rows(args, kwargs)
+        if self._plate_maker() is None:
+            rows = rows[:2]
+        with torch.no_grad(), in_mode(self.features, "eval"):
+            context_dim = self.features(rows, args, kwargs).shape[-1]
+        context_dim += 0 if self.latents is None else self.latents.dim
+        flow = self._flow_likes[1]
+        return row_posterior(_OWNER, flow, context_dim, loc, self.init_scale, table=self._per_row)
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Draws the global latents and those of the rows that the plate shows.
@@ -258,59 +254,45 @@ class AutoAmortizedFlow(AutoGuide):
         """
         self.setup(*args, **kwargs)
         plates = self._create_plates(*args, **kwargs)
-        values, path = {}, self._takes_path()
-        posterior, row_posterior, encoder = self.posterior, self.row_posterior, self.encoder
-        table = self.table if encoder is None else None
-        context: list[Tensor] = []
-        scoring: list[Tensor] = []
-        if self.latents is not None and posterior is not None:
-            q = posterior("path" if path else "plain")
-            x = self._auxiliary("globals", q)
-            for name, site in self.latents.sites.items():
-                u = unconstrained_value(site, x, x.shape[:-1])
-                values[name] = _sample(name, site, u, plates)
-            context.append(standardised(posterior, x))
-            if path:
-                with constant(posterior):
-                    scoring.append(standardised(posterior, x))
-        with plates[self._plate_name] as index:
-            if table is None:
-                features = self._encode(encoder, index, args, kwargs)
-            else:
-                features = table[torch.as_tensor(index, device=table.device)]
-            inner = (1,) * (-self._plate_dim - 1)
-            features = features.reshape(len(features), *inner, features.shape[-1])
-            given = joined([*context, features])
-            fixed = joined([*scoring, features.detach()]) if path else None
-            x = self._auxiliary("rows", row_posterior(given, fixed))
+        values: dict[str, Tensor] = {}
+        path = self._takes_path()
+        given, scored = self._draw_globals(values, plates, path=path)
+        features, row_posterior = self.features, self.row_posterior  # registers their parameters
+        with plates[self._plate.name] as index:
+            own = features(index, args, kwargs).to(self.row_latents.dtype)
+            own = own.reshape(len(own), *(1,) * (-self._plate.dim - 1), own.shape[-1])
+            constants = joined([*scored, own.detach()]) if path else None
+            x = self._auxiliary("rows", row_posterior(joined([*given, own]), constants))
             for name, site in self.row_latents.sites.items():
-                lead = x.shape[: self._plate_dim]
-                u = x[..., site.start : site.stop].reshape(lead + site.unconstrained_shape)
+                shape = x.shape[: self._plate.dim] + site.unconstrained_shape
+                u = x[..., site.start : site.stop].reshape(shape)
                 values[name] = _sample(name, site, u, plates)
         return values
+
+    def _draw_globals(
+        self, values: dict[str, Tensor], plates: dict[str, Any], *, path: bool
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Draws the global latents.
+
+        Returns:
+            What they tell the rows, and the same where parameters count as constants: lists of
+            one tensor ``(*batch, D)``, or of none.
+        """
+        posterior = self.posterior
+        if self.latents is None or posterior is None:
+            return [], []
+        x = self._auxiliary("globals", posterior("path" if path else "plain"))
+        for name, site in self.latents.sites.items():
+            u = unconstrained_value(site, x, x.shape[:-1])
+            values[name] = _sample(name, site, u, plates)
+        dtype = self.row_latents.dtype
+        given = [standardised(posterior, x).to(dtype)]
+        with constant(posterior):
+            return given, [standardised(posterior, x).to(dtype)] if path else []
 
     def _auxiliary(self, name: str, distribution: Any) -> Tensor:
         infer = {"is_auxiliary": True}
         return pyro.sample(f"_{self._pyro_name}_{name}", distribution, infer=infer)
-
-    def _encode(
-        self, encoder: Any, index: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Tensor:
-        """The features of rows, checked, ``(n, H)``."""
-        assert self._data is not None
-        features = encoder(self._data(index, *args, **kwargs))
-        if not isinstance(features, Tensor):
-            raise TypeError(
-                f"{_OWNER} got features of type {type(features).__name__} from the encoder. "
-                "Return a tensor of shape (rows, features)."
-            )
-        if features.ndim != 2 or len(features) != len(index):
-            raise ValueError(
-                f"{_OWNER} got features of shape {tuple(features.shape)} for {len(index)} rows. "
-                "Let data(index, *args) return the rows of index, and the encoder "
-                f"({len(index)}, features)."
-            )
-        return features.to(dtype=self.row_latents.dtype)
 
     def _takes_path(self) -> bool:
         if self.path_gradient is not None:
@@ -372,32 +354,25 @@ class AutoAmortizedFlow(AutoGuide):
         self.setup(*args, **kwargs)
         positive_int(f"{_OWNER}.quantiles", "num_samples", num_samples)
         rows = self._rows(args, kwargs) if rows is None else rows
-        like, context = self.row_posterior.transform[-1].loc, []
-        at = torch.as_tensor(quantiles, dtype=like.dtype, device=like.device)
+        dtype, given = self.row_latents.dtype, []
         found: dict[str, Tensor] = {}
         if self.latents is not None and self.posterior is not None:
             x = self.posterior().sample((num_samples,))
-            context.append(standardised(self.posterior, x).unsqueeze(1))
-            for name, value in self.latents.constrain(x)[0].items():
-                found[name] = _quantiles(value, at.to(value.dtype))
+            given.append(standardised(self.posterior, x).to(dtype).unsqueeze(1))
+            found = _site_quantiles(self.latents, x, quantiles)
         parts: list[dict[str, Tensor]] = []
-        for some in rows.split(max(1, _ROWS_AT_ONCE // num_samples)):
-            if self.encoder is None:
-                features = self.table[some.to(self.table.device)]
-            else:
-                features = self._encode(self.encoder, some, args, kwargs)
-            given = joined([*context, features])
-            shape = (num_samples,) if given.ndim == 2 else ()
-            u = self.row_posterior(given).sample(shape)  # (num_samples, rows, d)
-            values, _ = self.row_latents.constrain(u)
-            parts.append({n: _quantiles(v, at.to(v.dtype)) for n, v in values.items()})
+        encoded = self.features(rows, args, kwargs).to(dtype)
+        for own in encoded.split(max(1, _ROWS_AT_ONCE // num_samples)):
+            context = joined([*given, own])
+            u = self.row_posterior(context).sample((num_samples,) if context.ndim == 2 else ())
+            parts.append(_site_quantiles(self.row_latents, u, quantiles))
         return found | {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
 
     def _rows(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """The row numbers of all rows, or of the user's plate."""
-        if self.create_plates is None:
+        """The numbers of all rows, or of those in the user's plate."""
+        if self._plate_maker() is None:
             return torch.arange(self.num_rows)
-        with poutine.block(), self._create_plates(*args, **kwargs)[self._plate_name] as index:
+        with poutine.block(), self._create_plates(*args, **kwargs)[self._plate.name] as index:
             return torch.as_tensor(index)
 
     def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
@@ -433,23 +408,3 @@ def _sample(name: str, site: Any, u: Tensor, plates: dict[str, Any]) -> Tensor:
 
 def _values(trace: poutine.Trace, space: LatentSpace) -> dict[str, Tensor]:
     return {name: trace.nodes[name]["value"].detach() for name in space.sites}
-
-
-def _check_callables(model: Any, encoder: Any, data: Any, create_plates: Any) -> None:
-    if not callable(model):
-        raise TypeError(
-            f"{_OWNER} got a model of type {type(model).__name__}. Pass a function of Pyro "
-            "statements."
-        )
-    named = {"encoder": encoder, "data": data, "create_plates": create_plates}
-    for name, value in named.items():
-        if value is not None and not callable(value):
-            raise TypeError(
-                f"{_OWNER} got {name} of type {type(value).__name__}. Pass a function, or None."
-            )
-    if (encoder is None) != (data is None):
-        given, missing = ("data", "encoder") if encoder is None else ("encoder", "data")
-        raise ValueError(
-            f"{_OWNER} got {given} without {missing}. Pass both, so that a row's latents depend on "
-            "encoder(data(index, *args)), or neither for parameters of each row."
-        )

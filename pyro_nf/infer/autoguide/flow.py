@@ -20,6 +20,7 @@ from pyro_nf._checks import positive_float
 from pyro_nf.distributions import FlowDistribution
 from pyro_nf.infer._first_values import init_to_origin
 from pyro_nf.infer._latents import LatentSpace, check_steady
+from pyro_nf.infer._validation import without_validation
 from pyro_nf.infer.autoguide._posterior import (
     Affine,
     FlowLike,
@@ -136,11 +137,13 @@ class AutoFlow(AutoContinuous):
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         owner = type(self).__name__
-        with poutine.block():
-            trace = poutine.trace(self.model).get_trace(*args, **kwargs)
-        latents = LatentSpace(owner, trace)
-        check_steady(owner, self._bare_model[0], *args, **kwargs)
-        super()._setup_prototype(*args, **kwargs)
+        # Without validation, which stops at a density that is not finite and names no site.
+        with without_validation():
+            with poutine.block():
+                trace = poutine.trace(self.model).get_trace(*args, **kwargs)
+            latents = LatentSpace(owner, trace)
+            check_steady(owner, self._bare_model[0], *args, **kwargs)
+            super()._setup_prototype(*args, **kwargs)
         self._create_plates()  # Pyro's NeuTra reads them before the guide's first run
         self.latents = latents
         self._modules["posterior"] = self._make_posterior(self._init_loc().to(latents.dtype))

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from pyro_nf._checks import positive_int
+from pyro_nf._checks import hidden_sizes, positive_int
 from pyro_nf.bijections import Affine, Chain, RationalQuadraticSpline
 from pyro_nf.infer._first_values import init_to_origin
 from pyro_nf.infer._structure import Structure, find_structure
@@ -22,6 +22,7 @@ from pyro_nf.transforms import ActNorm, Autoregressive, Compose
 
 _LARGEST_MIXING = 300
 _UNITS_PER_SET = 4
+_BOUND = 6.0  # further than a base draw goes, so that a tail can be stretched
 
 
 class AutoStructuredFlow(AutoFlow):
@@ -52,9 +53,10 @@ class AutoStructuredFlow(AutoFlow):
             before it, enter the flow: the affine maps become diagonal, and a layer moves each
             latent to where its prior expects it, as strongly as it learns to. It fits funnels,
             whose scales vary by orders of magnitude; a draw costs a run of the model up to its
-            last latent, mapped over the rows.
+            last latent, mapped over the rows, with the arguments of the set-up. Not for
+            ``JitTrace_ELBO``.
         hidden_dims: Least widths of the network's hidden layers.
-        bins: Number of bins of each spline, which acts on [-4, 4] of the base.
+        bins: Number of bins of each spline, which acts on [-6, 6].
         init_loc_fn: First values of the latents, as for Pyro's autoguides.
         init_scale: First standard deviation of each unconstrained latent.
         tails: The base, as for :class:`AutoFlow`; "student" has each dimension's own.
@@ -98,7 +100,7 @@ class AutoStructuredFlow(AutoFlow):
         *,
         model_informed: bool = False,
         hidden_dims: Sequence[int] = (32, 32),
-        bins: int = 8,
+        bins: int = 10,
         init_loc_fn: Callable[[dict[str, Any]], Tensor] = init_to_origin,
         init_scale: float = 0.1,
         tails: Literal["student"] | nn.Module | None = None,
@@ -114,13 +116,16 @@ class AutoStructuredFlow(AutoFlow):
             name=name,
         )
         self.model_informed = model_informed
-        self.hidden_dims = tuple(hidden_dims)
-        self.bins = positive_int(type(self).__name__, "bins", bins)
+        owner = type(self).__name__
+        self.hidden_dims = hidden_sizes(owner, "hidden_dims", hidden_dims)
+        self.bins = positive_int(owner, "bins", bins)
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         self._arguments = args, kwargs
-        super()._setup_prototype(*args, **kwargs)
-        del self._arguments  # they may be all of the data
+        try:
+            super()._setup_prototype(*args, **kwargs)
+        finally:
+            del self._arguments  # they may be all of the data
 
     def _make_posterior(self, loc: Tensor) -> PosteriorFlow:
         model, (args, kwargs) = self._bare_model[0], self._arguments
@@ -145,7 +150,9 @@ class AutoStructuredFlow(AutoFlow):
         sets = {tuple(row) for row in ancestors.tolist()}
         widths = [max(width, _UNITS_PER_SET * len(sets)) for width in self.hidden_dims]
         return Autoregressive(
-            Chain([RationalQuadraticSpline(bins=self.bins, bound=4.0), Affine(max_log_scale=3.0)]),
+            Chain(
+                [RationalQuadraticSpline(bins=self.bins, bound=_BOUND), Affine(max_log_scale=3.0)]
+            ),
             len(ancestors),
             fast="sample",
             adjacency=ancestors,
