@@ -67,7 +67,7 @@ def factor_over_particles():
 def branches():
     """Control flow that depends on a value, which cannot be mapped."""
     b = pyro.sample("b", dist.Normal(torch.zeros(3), 1.0).to_event(1))
-    if float(b.sum()) > 0:
+    if float(b.sum().detach()) > 0:
         pyro.factor("tilt", b.square().sum() * 0.1)
 
 

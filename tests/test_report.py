@@ -401,7 +401,9 @@ def test_float64_and_keywords():
     assert card.diagnostics.var_log_w < 1e-20
 
 
-def test_refuses_no_draws():
+def test_refuses_no_draws_and_no_latents():
+    with pytest.raises(ValueError, match="no latent that model and guide share"):
+        report(gaussian, lambda: None, num_draws=10)
     with pytest.raises(ValueError, match="report got num_draws=0"):
         report(gaussian, gaussian_guide(), num_draws=0)
 

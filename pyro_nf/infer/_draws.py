@@ -115,7 +115,7 @@ class Pair:
             guide_trace, model_trace = self._traces()
         self.parameters: list[Tensor] = []
         self.nesting, self.noisy = 0, False
-        self._event_dims: dict[str, int] = {}
+        self._ndims: dict[str, int] = {}
         for trace in (guide_trace, model_trace):
             for name, site in trace.nodes.items():
                 if site["type"] == "param" and site["value"] is not None:
@@ -124,6 +124,7 @@ class Pair:
                         self.parameters.append(leaf)
                 if site["type"] == "sample":
                     self._note(name, site)
+        _check_covered(guide_trace, model_trace)
         self._latents = [
             name
             for name, site in guide_trace.nodes.items()
@@ -138,7 +139,7 @@ class Pair:
             self.noisy = self.noisy or len(site["value"]) != site["fn"].size
         else:
             self.nesting = max(self.nesting, len(site["fn"].batch_shape))
-            self._event_dims[name] = site["fn"].event_dim
+            self._ndims[name] = site["value"].ndim
 
     def draw(self, num_draws: int) -> WeightedDraws:
         """Draws and scores."""
@@ -178,12 +179,9 @@ class Pair:
             if site_is_subsample(site):
                 values[name] = value
                 continue
-            batch = value.ndim - self._event_dims[name] - 1
-            own = value.shape[1 : 1 + batch]
-            while own and own[0] == 1 and batch > 0:  # filled up to the depth of the plates
-                own, batch = own[1:], batch - 1
-            event = value.shape[value.ndim - self._event_dims[name] :]
-            values[name] = value.reshape(n, *own, *event)
+            # Without the dimensions that fill up to the depth of the plates.
+            shape = value.shape[value.ndim - self._ndims[name] :]
+            values[name] = value.reshape(n, *shape)
         return values, self._sums(model_trace, n), self._sums(guide_trace, n)
 
     def _sums(self, trace: Any, n: int) -> Tensor:
@@ -205,7 +203,7 @@ class Pair:
             with poutine.block():
                 values, log_p, log_q = self._under_plate(_TEST_DRAWS)
                 for i in range(_TEST_DRAWS):
-                    one = {n: v if n not in self._event_dims else v[i] for n, v in values.items()}
+                    one = {n: v if n not in self._ndims else v[i] for n, v in values.items()}
                     guide_trace, model_trace = self._traces(one)
                     for trace, many in ((model_trace, log_p), (guide_trace, log_q)):
                         alone = torch.as_tensor(trace.log_prob_sum())
@@ -215,3 +213,15 @@ class Pair:
         except Exception:  # noqa: BLE001  models and guides fail under a plate in any way
             return False
         return True
+
+
+def _check_covered(guide_trace: Any, model_trace: Any) -> None:
+    """Raises if the model has a latent that the guide lacks: it would be drawn from its prior."""
+    for name, site in model_trace.nodes.items():
+        free = site["type"] == "sample" and not site["is_observed"]
+        if free and not site_is_subsample(site) and name not in guide_trace:
+            raise ValueError(
+                f"The model's latent site {name!r} is not covered by the guide, so its draws "
+                "would come from the prior. Sample it in the guide, or sum a discrete site out "
+                "with an AutoFlow on the model without it."
+            )

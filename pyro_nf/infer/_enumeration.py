@@ -6,7 +6,6 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
-from opt_einsum import shared_intermediates
 from pyro.ops.contract import contract_to_tensor
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -34,6 +33,4 @@ def summed_out(trace: Any, plate: str | None) -> Tensor:
         factors.setdefault(ordinal, []).append(site["packed"]["log_prob"])
     enumerated = set(trace.symbol_to_dim) - set(symbols.values())
     rows = frozenset() if plate is None else frozenset([symbols[plate]])
-    with shared_intermediates() as cache:
-        total = contract_to_tensor(factors, enumerated, target_ordinal=rows, cache=cache)
-    return torch.as_tensor(total)
+    return torch.as_tensor(contract_to_tensor(factors, enumerated, target_ordinal=rows))

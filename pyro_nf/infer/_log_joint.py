@@ -35,8 +35,8 @@ class LogJoint:
     *wrong* numbers under the plate without an error (``Normal(b.sum(), 1)`` sums over particles
     too), so the way is chosen by comparing values at a few points with the loop's.
 
-    Sites drawn from a discrete distribution are summed out exactly (``"plate"`` or ``"loop"``). The
-    indices of subsampled plates are drawn anew at each call and shared by all its rows.
+    Discrete sites are summed out exactly (``"plate"`` or ``"loop"``). The indices of subsampled
+    plates are drawn anew at each call and shared by all its rows.
 
     Args:
         model: The model.

@@ -102,7 +102,8 @@ def report(
         it by ``card.plot()``.
 
     Raises:
-        ValueError: If ``num_draws`` is not positive, or for what the guide's set-up refuses.
+        ValueError: If ``num_draws`` is not positive, model and guide share no latent, or for what
+            the guide's set-up refuses.
 
     References:
         Yes, but Did It Work?: Evaluating Variational Inference (Yao, Vehtari, Simpson, Gelman,
@@ -133,6 +134,11 @@ def report(
     kwargs = dict(model_kwargs or {})
     with seeded(seed):
         draws, batches = _draws(model, guide, args, kwargs, num_draws)
+        if not draws.values:
+            raise ValueError(
+                f"{_OWNER} found no latent that model and guide share. Pass the guide of this "
+                "model."
+            )
         with torch.no_grad():
             numbers = diagnostics(draws.log_p, draws.log_q)
             moments = _moments(draws, numbers)
@@ -143,11 +149,12 @@ def report(
         base = None
         if isinstance(guide, AutoContinuous) and draws.unconstrained is not None:
             base = BaseSpace.of_guide(guide, args, kwargs, draws.unconstrained)
-            log_joint = LogJoint(model, args, kwargs, latents_of(guide, args, kwargs))
             q = guide.get_posterior(*args, **kwargs)
-            found = _lost_modes(
-                log_joint, q, draws, base, numbers, fit, detector=detector, seed=seed
-            )
+            with without_validation():
+                log_joint = LogJoint(model, args, kwargs, latents_of(guide, args, kwargs))
+                found = _lost_modes(
+                    log_joint, q, draws, base, numbers, fit, detector=detector, seed=seed
+                )
         else:
             reason = "the guide has no density of unconstrained latents"
             found = [unsearched(ANNEALED, reason)], None, None
@@ -242,24 +249,24 @@ def _lost_modes(
     assert draws.unconstrained is not None
     lines, fired = [], []
     annealed = None
-    with without_validation():
-        target = Target.of(log_joint)
-        if fit is not None and fit.optima:
-            line, lost = check_optima(target, q, fit.optima, numbers)
-            lines.append(line)
-            fired.append(lost)
-        if not detector:
-            lines.append(unsearched(ANNEALED, "detector=False"))
-        elif target.points_alone:
-            reason = "the model runs point by point only; call annealed_importance_sampling"
-            lines.append(unsearched(ANNEALED, reason))
-        else:
-            line, lost_mass, annealed = search_by_annealing(
-                target, draws.unconstrained, base, numbers, seed
-            )
-            lines.append(line)
-            fired += [] if lost_mass is None else [lost_mass]
-    return lines, any(fired) if fired else None, annealed
+    target = Target.of(log_joint)
+    if fit is not None and fit.optima:
+        line, lost = check_optima(target, q, fit.optima, numbers)
+        lines.append(line)
+        fired.append(lost)
+    if not detector:
+        lines.append(unsearched(ANNEALED, "detector=False"))
+    elif target.points_alone:
+        reason = "the model runs point by point only; call annealed_importance_sampling"
+        lines.append(unsearched(ANNEALED, reason))
+    else:
+        line, lost, annealed = search_by_annealing(
+            target, draws.unconstrained, base, numbers, seed
+        )
+        lines.append(line)
+        fired.append(lost)
+    known = [lost for lost in fired if lost is not None]
+    return lines, any(known) if known else None, annealed
 
 
 def _weighed(

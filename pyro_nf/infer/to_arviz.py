@@ -58,8 +58,9 @@ def to_arviz(
     - ``log_likelihood``: the log density of each datum, for :func:`arviz.loo` or, of raw draws,
       :func:`~pyro_nf.infer.loo_approximate_posterior`. Discrete sites are summed out; an observed
       site that shares them between data has no pointwise density and is left out with a warning.
+      Scales of plates do not enter; a datum that is masked scores 0.
     - ``posterior_predictive``: draws of the observed sites. Discrete sites are drawn anew.
-    - ``prior``, ``prior_predictive``: if asked for.
+    - ``prior``, ``prior_predictive``: if asked for, one chain. Factors do not enter.
     - ``observed_data``, and ``constant_data``: the other tensors among the model's arguments.
 
     Attributes at the root and at the posterior: ``k_hat``, ``elbo``, ``elbo_se``,

@@ -5,6 +5,7 @@ Every function draws into axes that it is given or makes new ones, and returns t
 
 from __future__ import annotations
 
+from pyro_nf.plot.calibration import calibration
 from pyro_nf.plot.elbo import elbo_trace
 from pyro_nf.plot.evaluations import evaluations
 from pyro_nf.plot.field import trajectories, vector_field
@@ -16,6 +17,7 @@ from pyro_nf.plot.weights import k_hats, weight_tail
 
 __all__ = [
     "base_space",
+    "calibration",
     "density",
     "elbo_trace",
     "evaluations",

@@ -62,7 +62,8 @@ def weight_tail(log_weights: Rows, *, ax: Axes | None = None) -> Axes:
     axes.set(
         xscale="log", yscale="log", xlabel="weight / mean weight", ylabel="share of draws above"
     )
-    axes.set_xlim(left=max(np.exp(largest[-1] - mean), 1e-3) / 1.5)
+    ends = max(np.exp(largest[-1] - mean), 1e-3) / 1.5, 1.5 * np.exp(largest[0] - mean)
+    axes.set_xlim(ends)  # tiny weights may be many, and say nothing
     axes.legend(loc="lower left")
     return axes
 

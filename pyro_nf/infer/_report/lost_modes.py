@@ -69,7 +69,7 @@ def unsearched(name: str, reason: str) -> Line:
 
 def check_optima(
     target: Target, q: Distribution, optima: Sequence[Tensor], numbers: Diagnostics
-) -> tuple[Line, bool]:
+) -> tuple[Line, bool | None]:
     r"""Looks whether the guide has the modes that the fit's starts ended in.
 
     One fires where the guide's density is far too low for its own evidence,
@@ -84,16 +84,17 @@ def check_optima(
         numbers: What the guide's weights tell.
 
     Returns:
-        The line, and whether it fires.
+        The line, and whether it fires (None if it could not look).
     """
     points = torch.stack(list(optima))
     with torch.no_grad():
         log_p = target(points)
         log_q = q.log_prob(points.to(target.log_density.space.dtype)).double()
     excess = log_p - log_q - numbers.log_evidence  # (optima,)
-    suspects = [i for i, nats in enumerate(excess.tolist()) if nats > _MOST_EXCESS_AT_OPTIMUM]
+    # Where a flow has no finite density (NaN), it does not have the optimum either.
+    suspects = [i for i, nats in enumerate(excess.tolist()) if not nats <= _MOST_EXCESS_AT_OPTIMUM]
     if suspects and points.shape[-1] > _LARGEST_HESSIAN:
-        return unsearched(OPTIMA, f"Hessians of more than {_LARGEST_HESSIAN} dimensions"), False
+        return unsearched(OPTIMA, f"Hessians of more than {_LARGEST_HESSIAN} dimensions"), None
     shares = [_log_mass(target, points[i], float(log_p[i])) for i in suspects]
     most = max(shares, default=-math.inf) - numbers.log_evidence
     value = f"{float(excess.max()):+.1f} nats"

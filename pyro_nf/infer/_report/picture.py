@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyro_nf.plot._common import BLUE, ORANGE, pyplot
+from pyro_nf.plot._common import BLUE, ORANGE, padded_range, pyplot
 from pyro_nf.plot.reweighted import base_space, reweighted
 from pyro_nf.plot.weights import weight_tail
 
@@ -55,7 +55,8 @@ def picture(card: ReportCard) -> Figure:
 def _log_weights(weighed: WeighedRows, axes: Axes) -> None:
     values = weighed.log_weights.double().cpu().numpy()
     values = values[np.isfinite(values)]
-    axes.hist(values - values.mean(), bins=60, color=BLUE, alpha=0.6)
+    shown = padded_range(values - values.mean(), margin=0.1, central=0.998)
+    axes.hist(values - values.mean(), bins=60, range=shown, color=BLUE, alpha=0.6)
     axes.set(xlabel="log weight − ELBO (nats)", ylabel="draws", title="log weights", yscale="log")
 
 

@@ -51,6 +51,10 @@ class IndexWatch(Messenger):
         if site_is_subsample(message):
             self._indices[message["name"]] = message["value"]
 
+    def saw(self, plate: str) -> bool:
+        """Whether a plate of this name took or drew indices."""
+        return plate in self._indices
+
     def _note(self, tensor: Tensor) -> None:
         self.read.update(name for name, indices in self._indices.items() if indices is tensor)
 
@@ -103,6 +107,12 @@ def check_indices(
                 "own by subsample=, so latents and data would belong to different rows. Pass "
                 "create_plates, a function of the model's arguments that returns the same plate, "
                 "or let the plate draw by subsample_size=."
+            )
+        if shown != size and not model.saw(name):
+            raise ValueError(
+                f"{owner} cannot see plate {name!r} draw its indices: poutine.block hides them. "
+                "Name the sites to hide, poutine.block(model, hide=[...]), instead of those to "
+                "expose."
             )
         if shown != size and name not in model.read:
             raise ValueError(

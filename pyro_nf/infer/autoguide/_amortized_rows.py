@@ -6,15 +6,12 @@ import copy
 from types import SimpleNamespace
 from typing import Any
 
-import pyro.distributions as dist
-import torch
 from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_nf.infer._latents import LatentSite, LatentSpace
-from pyro_nf.transforms._contract.features import sum_rightmost
+from pyro_nf.infer._latents import LatentSpace
 from pyro_nf.transforms._support.same import same_support
 
 
@@ -86,34 +83,6 @@ def split_latents(
         LatentSpace(owner, outside) if _latents(outside) else None,
         LatentSpace(owner, row),
     )
-
-
-def site_distribution(site: LatentSite, u: Tensor) -> dist.Delta:
-    """Creates the distribution of a site that follows from its unconstrained value.
-
-    Its density takes the Jacobian along, so that it is scaled as the site is.
-
-    Args:
-        site: The site.
-        u: The unconstrained value, ``(*batch, *unconstrained_event)``.
-    """
-    value = site.transform(u)
-    ladj = site.transform.log_abs_det_jacobian(u, value)
-    ladj = sum_rightmost(ladj, ladj.ndim - (value.ndim - site.event_dim))
-    return dist.Delta(value, log_density=-ladj, event_dim=site.event_dim)
-
-
-def unconstrained_value(site: LatentSite, z: Tensor, lead: torch.Size) -> Tensor:
-    """Cuts a site's unconstrained value out of vectors ``(*batch, D)``.
-
-    Args:
-        site: The site.
-        z: The vectors.
-        lead: Batch of the result, with which that of the site's own plates broadcasts.
-    """
-    event_dim = site.event_dim + len(site.unconstrained_shape) - len(site.shape)
-    shape = torch.broadcast_shapes(site.unconstrained_shape, lead + (1,) * event_dim)
-    return z[..., site.start : site.stop].reshape(shape)
 
 
 def _latents(trace: poutine.Trace) -> dict[str, Any]:

@@ -156,8 +156,9 @@ def supports_path(layer: FlowTransform) -> bool:
 
 def _takes_many_steps(layer: FlowTransform, fast: str) -> bool:
     """Whether a layer's other direction is the slow one of many autoregressive dimensions."""
-    is_slow = isinstance(layer, Autoregressive) and layer.fast == fast
-    return is_slow and layer.input_dim > LARGEST_AUTOREGRESSIVE
+    if not isinstance(layer, Autoregressive) or layer.fast != fast:
+        return False
+    return layer.input_dim > LARGEST_AUTOREGRESSIVE
 
 
 def _flow_of(owner: str, flow: Any, dim: int) -> tuple[FlowTransform, nn.Module | None]:
@@ -197,7 +198,7 @@ def _by_name(owner: str, name: str, dim: int) -> Flow:
     options: dict[str, Any] = {}
     if name == "realnvp":
         options = {"transforms": 10, "mask": "random", "activation": "silu"}
-        options["hidden_dims"] = (32, 32)
+        options["hidden_dims"] = (64, 64)
     if name == "nsf" and dim > 1:
         options = {"wiring": "coupling", "mask": "random", "transforms": 6, "bins": 8}
         options["hidden_dims"] = (32, 32)

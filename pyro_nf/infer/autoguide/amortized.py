@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, Literal
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
@@ -17,18 +16,19 @@ from torch import Tensor, nn
 from pyro_nf._checks import positive_float, positive_int
 from pyro_nf._modes import in_mode
 from pyro_nf.infer._first_values import init_to_origin
-from pyro_nf.infer._latents import LatentSpace, check_steady
+from pyro_nf.infer._latents import LatentSpace
 from pyro_nf.infer._path_gradient import constant
+from pyro_nf.infer.autoguide._amortized_draws import (
+    sample_globals,
+    sample_rows,
+    sample_vector,
+    site_quantiles,
+)
 from pyro_nf.infer.autoguide._amortized_features import (
     RowEncoder,
     RowTable,
     check_callables,
     joined,
-)
-from pyro_nf.infer.autoguide._amortized_indices import (
-    IndexWatch,
-    check_indices,
-    watch_plates,
 )
 from pyro_nf.infer.autoguide._amortized_posterior import (
     LocalFlow,
@@ -36,12 +36,7 @@ from pyro_nf.infer.autoguide._amortized_posterior import (
     row_posterior,
     standardised,
 )
-from pyro_nf.infer.autoguide._amortized_rows import (
-    find_plate,
-    site_distribution,
-    split_latents,
-    unconstrained_value,
-)
+from pyro_nf.infer.autoguide._amortized_setup import find_layout
 from pyro_nf.infer.autoguide._posterior import (
     Affine,
     FlowLike,
@@ -50,7 +45,7 @@ from pyro_nf.infer.autoguide._posterior import (
     posterior_flow,
     supports_path,
 )
-from pyro_nf.infer.autoguide.flow import _quantiles, _unique_name
+from pyro_nf.infer.autoguide.flow import _unique_name
 
 _OWNER = "AutoAmortizedFlow"
 _ROWS_AT_ONCE = 100_000
@@ -172,6 +167,7 @@ class AutoAmortizedFlow(AutoGuide):
         check_callables(model=model, encoder=encoder, data=data, create_plates=create_plates)
         super().__init__(InitMessenger(init_loc_fn)(model), create_plates=create_plates)
         self._pyro_name = _unique_name(type(self).__name__) if name is None else name
+        self._init_loc_fn = init_loc_fn
         self._bare_model = (model,)  # a tuple, so that a module is not registered
         self._per_row = encoder is None
         if encoder is not None and data is not None:
@@ -197,29 +193,27 @@ class AutoAmortizedFlow(AutoGuide):
         return self
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        watch = IndexWatch()
-        with poutine.block(), torch.no_grad(), watch:
-            trace = poutine.trace(self.model).get_trace(*args, **kwargs)
-        own = watch_plates(self._plate_maker(), args, kwargs)
-        wish = self._plate_wish
-        if wish is None and own is not None and len(own.plates) == 1:
-            wish = own.plates[0]
-        plate = find_plate(_OWNER, trace, wish)
-        check_indices(_OWNER, plate, watch, own, per_row=self._per_row)
-        latents, row_latents = split_latents(_OWNER, trace, plate)
-        check_steady(_OWNER, self._bare_model[0], *args, **kwargs)
+        layout = find_layout(
+            _OWNER,
+            self._bare_model[0],
+            args,
+            kwargs,
+            init_loc_fn=self._init_loc_fn,
+            create_plates=self._plate_maker(),
+            plate=self._plate_wish,
+            per_row=self._per_row,
+        )
         super()._setup_prototype(*args, **kwargs)
-        self.latents, self.row_latents = latents, row_latents
-        self.num_rows, self._plate = plate.full_size, plate
-        self.posterior = None if latents is None else self._make_posterior(trace, latents)
-        self.row_posterior = self._make_row_posterior(trace, args, kwargs)
+        self.latents, self.row_latents = layout.latents, layout.row_latents
+        self._plate, self.num_rows = layout.plate, layout.plate.full_size
+        self.posterior = None if layout.loc is None else self._make_posterior(layout.loc)
+        self.row_posterior = self._make_row_posterior(layout.row_loc, args, kwargs)
 
     def _plate_maker(self) -> Callable[..., Any] | None:
         """The ``create_plates`` of this guide, or of the AutoGuideList that it is part of."""
         return self.create_plates if self.master is None else self.master().create_plates
 
-    def _make_posterior(self, trace: poutine.Trace, latents: LatentSpace) -> PosteriorFlow:
-        loc = latents.unconstrain(_values(trace, latents))
+    def _make_posterior(self, loc: Tensor) -> PosteriorFlow:
         scale = torch.full_like(loc, self.init_scale)
         if affine_kind(_OWNER, self._affine, len(loc)) == "full":
             scale = scale.diag()
@@ -227,20 +221,17 @@ class AutoAmortizedFlow(AutoGuide):
         return posterior_flow(_OWNER, flow, self._affine, tails, loc, scale)
 
     def _make_row_posterior(
-        self, trace: poutine.Trace, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, loc: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> RowPosterior:
-        space = self.row_latents
-        loc = space.unconstrain(_values(trace, space)).mean(0)
         if self._per_row:
             self.features = RowTable(self.num_rows, len(loc), loc)
         rows = self._rows(args, kwargs)
-        if self._plate_maker() is None:
-            rows = rows[:2]
+        rows = rows[:2] if self._plate_maker() is None else rows
         with torch.no_grad(), in_mode(self.features, "eval"):
             context_dim = self.features(rows, args, kwargs).shape[-1]
         context_dim += 0 if self.latents is None else self.latents.dim
-        flow = self._flow_likes[1]
-        return row_posterior(_OWNER, flow, context_dim, loc, self.init_scale, table=self._per_row)
+        flow, scale = self._flow_likes[1], self.init_scale
+        return row_posterior(_OWNER, flow, context_dim, loc, scale, table=self._per_row)
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Draws the global latents and those of the rows that the plate shows.
@@ -254,45 +245,37 @@ class AutoAmortizedFlow(AutoGuide):
         """
         self.setup(*args, **kwargs)
         plates = self._create_plates(*args, **kwargs)
-        values: dict[str, Tensor] = {}
         path = self._takes_path()
-        given, scored = self._draw_globals(values, plates, path=path)
+        values, given, constants = self._draw_globals(plates, path=path)
         features, row_posterior = self.features, self.row_posterior  # registers their parameters
         with plates[self._plate.name] as index:
             own = features(index, args, kwargs).to(self.row_latents.dtype)
             own = own.reshape(len(own), *(1,) * (-self._plate.dim - 1), own.shape[-1])
-            constants = joined([*scored, own.detach()]) if path else None
-            x = self._auxiliary("rows", row_posterior(joined([*given, own]), constants))
-            for name, site in self.row_latents.sites.items():
-                shape = x.shape[: self._plate.dim] + site.unconstrained_shape
-                u = x[..., site.start : site.stop].reshape(shape)
-                values[name] = _sample(name, site, u, plates)
-        return values
+            scoring = joined([*constants, own.detach()]) if path else None
+            q = row_posterior(joined([*given, own]), scoring)
+            x = sample_vector(f"_{self._pyro_name}_rows", q)
+            return values | sample_rows(self.row_latents, x, plates, self._plate.dim)
 
     def _draw_globals(
-        self, values: dict[str, Tensor], plates: dict[str, Any], *, path: bool
-    ) -> tuple[list[Tensor], list[Tensor]]:
+        self, plates: dict[str, Any], *, path: bool
+    ) -> tuple[dict[str, Tensor], list[Tensor], list[Tensor]]:
         """Draws the global latents.
 
         Returns:
-            What they tell the rows, and the same where parameters count as constants: lists of
-            one tensor ``(*batch, D)``, or of none.
+            Their values, what they tell the rows, and the same where parameters count as
+            constants: lists of one tensor ``(*batch, D)``, or of none.
         """
-        posterior = self.posterior
+        posterior, dtype = self.posterior, self.row_latents.dtype
         if self.latents is None or posterior is None:
-            return [], []
-        x = self._auxiliary("globals", posterior("path" if path else "plain"))
-        for name, site in self.latents.sites.items():
-            u = unconstrained_value(site, x, x.shape[:-1])
-            values[name] = _sample(name, site, u, plates)
-        dtype = self.row_latents.dtype
+            return {}, [], []
+        q = posterior("path" if path else "plain")
+        x = sample_vector(f"_{self._pyro_name}_globals", q)
+        values = sample_globals(self.latents, x, plates)
         given = [standardised(posterior, x).to(dtype)]
+        if not path:
+            return values, given, []
         with constant(posterior):
-            return given, [standardised(posterior, x).to(dtype)] if path else []
-
-    def _auxiliary(self, name: str, distribution: Any) -> Tensor:
-        infer = {"is_auxiliary": True}
-        return pyro.sample(f"_{self._pyro_name}_{name}", distribution, infer=infer)
+            return values, given, [standardised(posterior, x).to(dtype)]
 
     def _takes_path(self) -> bool:
         if self.path_gradient is not None:
@@ -359,13 +342,13 @@ class AutoAmortizedFlow(AutoGuide):
         if self.latents is not None and self.posterior is not None:
             x = self.posterior().sample((num_samples,))
             given.append(standardised(self.posterior, x).to(dtype).unsqueeze(1))
-            found = _site_quantiles(self.latents, x, quantiles)
+            found = site_quantiles(self.latents, x, quantiles)
         parts: list[dict[str, Tensor]] = []
         encoded = self.features(rows, args, kwargs).to(dtype)
         for own in encoded.split(max(1, _ROWS_AT_ONCE // num_samples)):
             context = joined([*given, own])
             u = self.row_posterior(context).sample((num_samples,) if context.ndim == 2 else ())
-            parts.append(_site_quantiles(self.row_latents, u, quantiles))
+            parts.append(site_quantiles(self.row_latents, u, quantiles))
         return found | {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
 
     def _rows(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -396,15 +379,3 @@ class AutoAmortizedFlow(AutoGuide):
         # The copy guides the same model.
         new.__dict__.update(state, _model=self._model, _bare_model=self._bare_model)
         return new
-
-
-def _sample(name: str, site: Any, u: Tensor, plates: dict[str, Any]) -> Tensor:
-    """Samples a site of the model from its unconstrained value, inside of its own plates."""
-    with ExitStack() as stack:
-        for plate in site.plates.values():
-            stack.enter_context(plates[plate])
-        return pyro.sample(name, site_distribution(site, u))
-
-
-def _values(trace: poutine.Trace, space: LatentSpace) -> dict[str, Tensor]:
-    return {name: trace.nodes[name]["value"].detach() for name in space.sites}

@@ -151,7 +151,7 @@ class AutoStructuredFlow(AutoFlow):
         widths = [max(width, _UNITS_PER_SET * len(sets)) for width in self.hidden_dims]
         return Autoregressive(
             Chain(
-                [RationalQuadraticSpline(bins=self.bins, bound=_BOUND), Affine(max_log_scale=3.0)]
+                [RationalQuadraticSpline(bins=self.bins, bound=_BOUND), Affine(max_log_scale=8.0)]
             ),
             len(ancestors),
             fast="sample",
