@@ -116,7 +116,7 @@ def test_fit_finds_the_exact_posterior(encoded):
             guide,
             Y,
             25,
-            num_steps=400,
+            num_steps=300,
             num_particles=8,
             learning_rate=0.05,
             final_draws=200,

@@ -6,12 +6,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
-import torch
 from pyro.infer import ELBO
 from torch import Tensor
 from torch.distributions import Distribution
-
-from pyro_nf.distributions import FlowDistribution
 
 LogDensity = Callable[[Tensor], Tensor]
 
@@ -53,7 +50,7 @@ class ReverseKL:
     without its Jacobians need be a density at all.
 
     Args:
-        distribution: Makes the distribution of a step.
+        sampler: Draws so many times and scores the draws.
         log_density: Maps ``(n, D)`` to ``(n,)``.
         draws: Draws in a step.
         annealing: The wide density r and the share of the steps over which β rises to 1.
@@ -61,20 +58,18 @@ class ReverseKL:
 
     def __init__(
         self,
-        distribution: Callable[[], FlowDistribution],
+        sampler: Callable[[int], tuple[Tensor, Tensor]],
         log_density: LogDensity,
         draws: int,
         annealing: tuple[Distribution, float] | None = None,
     ) -> None:
         self.draws = draws
-        self._distribution, self._log_density = distribution, log_density
+        self._sampler, self._log_density = sampler, log_density
         self._annealing = annealing
 
     def step(self, progress: float) -> Outcome:
         """Draws, scores and backpropagates."""
-        q = self._distribution()
-        z = q.rsample(torch.Size([self.draws]))
-        log_q = q.log_prob(z)
+        z, log_q = self._sampler(self.draws)
         target = log_p = self._log_density(z)
         if self._annealing is not None:
             wide, share = self._annealing

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch.distributions import MultivariateNormal
 from tqdm.auto import tqdm
 
 from pyro_nf.distributions import FlowDistribution
-from pyro_nf.infer._path_gradient import PathGradientDistribution
+from pyro_nf.infer._path_gradient import Sampler
 from pyro_nf.infer._psis import Diagnostics, diagnostics
 from pyro_nf.infer._recipe.climb import Climb, ClimbPlan
 from pyro_nf.infer._recipe.objectives import LogDensity, Objective, ReverseKL
@@ -170,7 +170,7 @@ class _Run:
         chain = Compose([affine, frame])
         climb = Climb(
             ReverseKL(
-                lambda: PathGradientDistribution(base, chain),
+                Sampler(base, chain, "path"),
                 self.problem.log_density,
                 min(_AFFINE_DRAWS, self.options.num_particles),
             ),
@@ -189,7 +189,7 @@ class _Run:
     def _climb_flow(self, saved: dict[str, Any] | None) -> None:
         """The whole flow, by path gradients where they are cheap."""
         options, problem = self.options, self.problem
-        gradient = "path" if self.path else "plain"
+        gradient: Literal["path", "plain"] = "path" if self.path else "plain"
         annealing = None
         if options.annealing is not None:
             frame = self.posterior.whitening
@@ -203,7 +203,7 @@ class _Run:
             objective = problem.objective()
         else:
             objective = ReverseKL(
-                lambda: self.posterior(gradient),
+                Sampler(self.posterior.base, self.posterior.transform, gradient),
                 problem.log_density,
                 options.num_particles,
                 annealing,

@@ -1,20 +1,26 @@
-"""The flow of one row's latents, given the global ones and the row's features."""
+"""The flow of the global latents, and that of a row's given these and the row's features."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Transform
 
-from pyro_nf import flows
+from pyro_nf import bijections, flows
 from pyro_nf._checks import choice
-from pyro_nf.bijections import Affine, RationalQuadraticSpline
 from pyro_nf.distributions import DiagonalNormal, Flow, FlowDistribution
 from pyro_nf.infer._path_gradient import _refuse_weighted_and_traced, constant
-from pyro_nf.infer.autoguide._posterior import PosteriorFlow
+from pyro_nf.infer.autoguide._posterior import (
+    Affine,
+    FlowLike,
+    PosteriorFlow,
+    affine_kind,
+    posterior_flow,
+)
 from pyro_nf.infer.autoguide._whitening import Whitening
 from pyro_nf.transforms import ActNorm, Compose, Elementwise, FlowTransform
 from pyro_nf.transforms._contract.features import sum_rightmost
@@ -98,8 +104,40 @@ class ConditionalPathDistribution(FlowDistribution):
         return new
 
 
+def global_posterior(
+    owner: str,
+    flow: FlowLike,
+    affine: Affine | Literal["auto"] | None,
+    tails: Literal["student"] | nn.Module | None,
+    loc: Tensor,
+    scale: float,
+) -> PosteriorFlow:
+    """Creates the flow of the global latents, in a frame of unit scale.
+
+    No search for the posterior's bulk sets the frame here, so that its length is that of a step of
+    the optimiser; the affine layer starts with the small scale.
+
+    Args:
+        owner: Who asks, for messages.
+        flow: A name, a factory, a flow or transforms.
+        affine: The affine layer.
+        tails: The base's tails.
+        loc: First location, shape ``(D,)``.
+        scale: First standard deviation.
+    """
+    kind = affine_kind(owner, affine, len(loc))
+    unit = torch.full_like(loc, scale if kind is None else 1.0)
+    frame = unit.diag() if kind == "full" else unit
+    made = posterior_flow(owner, flow, kind, tails, loc, frame)
+    if made.affine is not None:
+        named = made.affine.named_parameters()
+        log_scale = next(p for name, p in named if name.endswith("log_scale"))
+        nn.init.constant_(log_scale, math.log(scale))
+    return made
+
+
 def row_posterior(
-    owner: str, flow: LocalFlow | None, context_dim: int, loc: Tensor, scale: float, *, table: bool
+    owner: str, flow: LocalFlow | None, context_dim: int, loc: Tensor, *, table: bool
 ) -> RowPosterior:
     """Creates the conditional flow of a row, in the dtype and on the device of ``loc``.
 
@@ -108,12 +146,11 @@ def row_posterior(
         flow: A name, a function of the numbers of dimensions and of features, or None.
         context_dim: Number of features.
         loc: First location, shape ``(d,)``.
-        scale: First scale.
         table: Whether the last 2d features are a row's own location and log-scale.
     """
     dim = len(loc)
     layers, base = _conditional_flow(owner, flow, dim, context_dim)
-    affine = Elementwise(Affine(), dim, context_dim=context_dim, hidden_dims=())
+    affine = Elementwise(bijections.Affine(), dim, context_dim=context_dim, hidden_dims=())
     if table:
         # From zero both the features and their weights would have no gradient.
         with torch.no_grad():
@@ -122,7 +159,7 @@ def row_posterior(
         DiagonalNormal(dim) if base is None else base,
         layers,
         affine,
-        Whitening(loc, torch.full_like(loc, scale)),
+        Whitening(loc, torch.ones_like(loc)),
     )
     return made.to(dtype=loc.dtype, device=loc.device)
 
@@ -167,7 +204,7 @@ def _by_name(owner: str, name: str, dim: int, context_dim: int) -> Flow:
     network["activation"] = "silu"
     if name in ("iaf", "maf", "realnvp", "nice", "nsf") and dim == 1:
         # Of one dimension most of these are affine, as the layer behind them is.
-        spline = RationalQuadraticSpline(bins=8, bound=4.0)
+        spline = bijections.RationalQuadraticSpline(bins=8, bound=4.0)
         return Flow(DiagonalNormal(1), Elementwise(spline, 1, **network))
     options: dict[str, Any] = {"context_dim": context_dim}
     if name in ("iaf", "maf"):

@@ -39,6 +39,23 @@ Affine = Literal["full", "lowrank", "diag"]
 # Above this many dimensions the inverse of an autoregressive layer costs more than it saves.
 LARGEST_AUTOREGRESSIVE = 64
 _LARGEST_FULL = 300
+# Small networks and many draws: a guide's flow is trained for minutes, not for days.
+_FOR_GUIDES: dict[str, dict[str, Any]] = {
+    "realnvp": {
+        "transforms": 10,
+        "mask": "random",
+        "hidden_dims": (32, 32),
+        "activation": "silu",
+    },
+    "nsf": {
+        "wiring": "coupling",
+        "transforms": 6,
+        "bins": 8,
+        "mask": "random",
+        "hidden_dims": (32, 32),
+    },
+    "iaf": {"transforms": 4, "hidden_dims": (32, 32), "activation": "silu"},
+}
 _RANK = 20
 
 
@@ -195,15 +212,7 @@ def _by_name(owner: str, name: str, dim: int) -> Flow:
     choice(owner, "flow", name, flows.__all__)
     if name in ("realnvp", "nice") and dim == 1:
         name = "nsf"  # a coupling of one dimension has nothing to read
-    options: dict[str, Any] = {}
-    if name == "realnvp":
-        options = {"transforms": 10, "mask": "random", "activation": "silu"}
-        options["hidden_dims"] = (64, 64)
-    if name == "nsf" and dim > 1:
-        options = {"wiring": "coupling", "mask": "random", "transforms": 6, "bins": 8}
-        options["hidden_dims"] = (32, 32)
-    if name == "iaf":
-        options = {"transforms": 4, "hidden_dims": (32, 32), "activation": "silu"}
+    options = _FOR_GUIDES.get(name, {}) if dim > 1 else {}
     return getattr(flows, name)(dim, **options)
 
 

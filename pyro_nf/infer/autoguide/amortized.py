@@ -33,6 +33,7 @@ from pyro_nf.infer.autoguide._amortized_features import (
 from pyro_nf.infer.autoguide._amortized_posterior import (
     LocalFlow,
     RowPosterior,
+    global_posterior,
     row_posterior,
     standardised,
 )
@@ -42,7 +43,6 @@ from pyro_nf.infer.autoguide._posterior import (
     FlowLike,
     PosteriorFlow,
     affine_kind,
-    posterior_flow,
     supports_path,
 )
 from pyro_nf.infer.autoguide.flow import _unique_name
@@ -60,10 +60,11 @@ class AutoAmortizedFlow(AutoGuide):
         h_i = \mathrm{encoder}(y_i),
 
     where q(θ) is a flow as in :class:`AutoFlow`, and q(z_i | θ, h_i) one conditional flow that all
-    rows share: base, flow, a location and log-scale linear in (θ, h_i), and a fixed frame. The
-    posterior of the model's own factorisation lies in this family: given θ and its data a row
-    depends on no other. Without an encoder each row has parameters of its own instead of h_i, a
-    location and a log-scale for each dimension, of which a step trains those of the rows it sees.
+    rows share: base, flow, a location and log-scale linear in θ and h_i, and a fixed frame; θ
+    enters in the coordinates before its affine layer, where it is of unit size. The posterior
+    factorises so too: given θ and its data a row depends on no other. Without an encoder each row
+    has parameters of its own instead of h_i, a location and a log-scale for each dimension, and a
+    step trains those of the rows it sees.
 
     The guide owns the plate and draws its indices; the model's plate of the same name sees the
     same rows. Of n rows, their density and its Jacobians are scaled by N/n, so that the ELBO of a
@@ -97,8 +98,8 @@ class AutoAmortizedFlow(AutoGuide):
             location and log-scale alone, which is a Gaussian. ``"iaf"`` is two affine
             autoregressive layers, and a spline where a row has one dimension.
         init_loc_fn: First values of the latents, as for Pyro's autoguides.
-        init_scale: First standard deviation of each unconstrained latent, which is also the length
-            that counts as one for the optimiser's steps.
+        init_scale: First standard deviation of each global latent, unconstrained; that of a row's
+            is 1. Global latents are known the better the more rows there are.
         affine: The affine layer of θ, as for :class:`AutoFlow`.
         tails: The base of θ, as for :class:`AutoFlow`.
         path_gradient: As for :class:`AutoFlow`; None: within :meth:`path_gradients` alone.
@@ -140,6 +141,7 @@ class AutoAmortizedFlow(AutoGuide):
         torch.Size([100])
     """
 
+    prototype_trace: poutine.Trace | None
     latents: LatentSpace | None
     row_latents: LatentSpace
     posterior: PosteriorFlow | None
@@ -158,7 +160,7 @@ class AutoAmortizedFlow(AutoGuide):
         global_flow: FlowLike = "realnvp",
         local_flow: LocalFlow | None = "iaf",
         init_loc_fn: Callable[[dict[str, Any]], Tensor] = init_to_origin,
-        init_scale: float = 1.0,
+        init_scale: float = 0.1,
         affine: Affine | Literal["auto"] | None = "auto",
         tails: Literal["student"] | nn.Module | None = None,
         path_gradient: bool | None = None,
@@ -206,19 +208,20 @@ class AutoAmortizedFlow(AutoGuide):
         super()._setup_prototype(*args, **kwargs)
         self.latents, self.row_latents = layout.latents, layout.row_latents
         self._plate, self.num_rows = layout.plate, layout.plate.full_size
-        self.posterior = None if layout.loc is None else self._make_posterior(layout.loc)
-        self.row_posterior = self._make_row_posterior(layout.row_loc, args, kwargs)
+        try:
+            self.posterior = None if layout.loc is None else self._make_posterior(layout.loc)
+            self.row_posterior = self._make_row_posterior(layout.row_loc, args, kwargs)
+        except BaseException:
+            self.prototype_trace = None  # by which all else tells whether the guide is set up
+            raise
 
     def _plate_maker(self) -> Callable[..., Any] | None:
         """The ``create_plates`` of this guide, or of the AutoGuideList that it is part of."""
         return self.create_plates if self.master is None else self.master().create_plates
 
     def _make_posterior(self, loc: Tensor) -> PosteriorFlow:
-        scale = torch.full_like(loc, self.init_scale)
-        if affine_kind(_OWNER, self._affine, len(loc)) == "full":
-            scale = scale.diag()
         flow, tails = self._flow_likes[0], self._tails[0]
-        return posterior_flow(_OWNER, flow, self._affine, tails, loc, scale)
+        return global_posterior(_OWNER, flow, self._affine, tails, loc, self.init_scale)
 
     def _make_row_posterior(
         self, loc: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -230,8 +233,8 @@ class AutoAmortizedFlow(AutoGuide):
         with torch.no_grad(), in_mode(self.features, "eval"):
             context_dim = self.features(rows, args, kwargs).shape[-1]
         context_dim += 0 if self.latents is None else self.latents.dim
-        flow, scale = self._flow_likes[1], self.init_scale
-        return row_posterior(_OWNER, flow, context_dim, loc, scale, table=self._per_row)
+        flow = self._flow_likes[1]
+        return row_posterior(_OWNER, flow, context_dim, loc, table=self._per_row)
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Draws the global latents and those of the rows that the plate shows.
@@ -245,37 +248,26 @@ class AutoAmortizedFlow(AutoGuide):
         """
         self.setup(*args, **kwargs)
         plates = self._create_plates(*args, **kwargs)
-        path = self._takes_path()
-        values, given, constants = self._draw_globals(plates, path=path)
+        path, dtype = self._takes_path(), self.row_latents.dtype
+        values: dict[str, Tensor] = {}
+        given, constants = [], []
+        if self.latents is not None and self.posterior is not None:
+            posterior = self.posterior
+            q = posterior("path" if path else "plain")
+            x = sample_vector(f"_{self._pyro_name}_globals", q)
+            values = sample_globals(self.latents, x, plates)
+            given.append(standardised(posterior, x).to(dtype))
+            if path:
+                with constant(posterior):
+                    constants.append(standardised(posterior, x).to(dtype))
         features, row_posterior = self.features, self.row_posterior  # registers their parameters
         with plates[self._plate.name] as index:
-            own = features(index, args, kwargs).to(self.row_latents.dtype)
+            own = features(index, args, kwargs).to(dtype)
             own = own.reshape(len(own), *(1,) * (-self._plate.dim - 1), own.shape[-1])
             scoring = joined([*constants, own.detach()]) if path else None
             q = row_posterior(joined([*given, own]), scoring)
             x = sample_vector(f"_{self._pyro_name}_rows", q)
             return values | sample_rows(self.row_latents, x, plates, self._plate.dim)
-
-    def _draw_globals(
-        self, plates: dict[str, Any], *, path: bool
-    ) -> tuple[dict[str, Tensor], list[Tensor], list[Tensor]]:
-        """Draws the global latents.
-
-        Returns:
-            Their values, what they tell the rows, and the same where parameters count as
-            constants: lists of one tensor ``(*batch, D)``, or of none.
-        """
-        posterior, dtype = self.posterior, self.row_latents.dtype
-        if self.latents is None or posterior is None:
-            return {}, [], []
-        q = posterior("path" if path else "plain")
-        x = sample_vector(f"_{self._pyro_name}_globals", q)
-        values = sample_globals(self.latents, x, plates)
-        given = [standardised(posterior, x).to(dtype)]
-        if not path:
-            return values, given, []
-        with constant(posterior):
-            return values, given, [standardised(posterior, x).to(dtype)]
 
     def _takes_path(self) -> bool:
         if self.path_gradient is not None:
