@@ -1,5 +1,5 @@
 # Each target makes .venv first where it is missing; a second call reuses it.
-#   make demo   fits flows to real data and draws pictures into out/
+#   make demo   fits flows to real data and guides to eight schools, and draws pictures into out/
 #   make test   the tests, doctests included
 #   make lint   ruff and mypy
 #   make docs   the documentation as a site, into site/
@@ -25,6 +25,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/python examples/density.py $(ARGS)
+	$(BIN)/python examples/eight_schools.py $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 $(ARGS)

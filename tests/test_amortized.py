@@ -78,12 +78,15 @@ def test_densities_of_batches_average_to_those_of_all_rows(model, encoded):
 
 
 def test_the_elbo_of_random_batches_is_that_of_all_rows():
-    part, whole = both(positive, "encoded", Y, init_scale=0.1)
-    elbo = Trace_ELBO(num_particles=50, vectorize_particles=True, max_plate_nesting=1)
+    part, whole = both(positive, "encoded", Y)
+    with torch.no_grad():  # narrow rows, so that the exponential of a draw has light tails
+        part.row_posterior.transform.parts[-2].network.output.bias[4:] -= 3
+    whole.load_state_dict(part.state_dict())
+    elbo = Trace_ELBO(num_particles=20, vectorize_particles=True, max_plate_nesting=1)
     with torch.no_grad():
-        batches = torch.tensor([elbo.loss(positive, part, Y) for _ in range(60)])
-        full = torch.tensor([elbo.loss(positive, whole, Y, N) for _ in range(10)])
-    error = (batches.var() / 60 + full.var() / 10).sqrt()
+        batches = torch.tensor([elbo.loss(positive, part, Y) for _ in range(120)])
+        full = torch.tensor([elbo.loss(positive, whole, Y, N) for _ in range(20)])
+    error = (batches.var() / 120 + full.var() / 20).sqrt()
     assert abs(batches.mean() - full.mean()) < 4 * error
     assert error < 0.02 * full.mean().abs()
 

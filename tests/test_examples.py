@@ -22,6 +22,11 @@ PROMISED = {
         ["flow matching", "evaluations"],
     ),
     "neural_ode.py": (["neural_ode.png"], ["outputs: network and layer"]),
+    "eight_schools.py": (
+        ["eight_schools.png", "eight_schools_report.png"],
+        ["AutoIAFNormal", "AutoFlow", "NUTS", "ReportCard"],
+    ),
+    "vae.py": (["vae_samples.png", "vae_reconstructions.png"], ["IAF", "Real NVP"]),
     "density.py": (["moons.png", "pairs.png", "losses.png"], ["Gaussian mixture", "NSF"]),
     "conditional_density.py": (["conditional_density.png"], ["neural spline flow"]),
 }

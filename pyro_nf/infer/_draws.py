@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoContinuous
@@ -116,6 +117,7 @@ class Pair:
         self.parameters: list[Tensor] = []
         self.nesting, self.noisy = 0, False
         self._ndims: dict[str, int] = {}
+        self._deltas: set[str] = set()
         for trace in (guide_trace, model_trace):
             for name, site in trace.nodes.items():
                 if site["type"] == "param" and site["value"] is not None:
@@ -140,6 +142,8 @@ class Pair:
         else:
             self.nesting = max(self.nesting, len(site["fn"].batch_shape))
             self._ndims[name] = site["value"].ndim
+            if isinstance(site["fn"], dist.Delta):
+                self._deltas.add(name)
 
     def draw(self, num_draws: int) -> WeightedDraws:
         """Draws and scores."""
@@ -164,7 +168,8 @@ class Pair:
         if values is None:
             model = poutine.replay(model, trace=guide_trace)
         else:  # conditioned sites are observed, which replay refuses
-            model = poutine.condition(model, data=dict(values))
+            seen = {n: s["value"] for n, s in guide_trace.nodes.items() if s["type"] == "sample"}
+            model = poutine.condition(model, data=seen)
         return guide_trace, poutine.trace(model).get_trace(*self._args, **self._kwargs)
 
     def _under_plate(self, n: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
@@ -203,7 +208,12 @@ class Pair:
             with poutine.block():
                 values, log_p, log_q = self._under_plate(_TEST_DRAWS)
                 for i in range(_TEST_DRAWS):
-                    one = {n: v if n not in self._ndims else v[i] for n, v in values.items()}
+                    # A Delta recomputes its value, which may differ in the last bit.
+                    one = {
+                        name: v[i] if name in self._ndims else v
+                        for name, v in values.items()
+                        if name not in self._deltas
+                    }
                     guide_trace, model_trace = self._traces(one)
                     for trace, many in ((model_trace, log_p), (guide_trace, log_q)):
                         alone = torch.as_tensor(trace.log_prob_sum())

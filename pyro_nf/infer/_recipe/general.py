@@ -5,22 +5,24 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from pyro.infer import ELBO, Trace_ELBO
+from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
 from tqdm.auto import tqdm
 
 from pyro_nf.infer._psis import diagnostics
 from pyro_nf.infer._recipe.climb import Climb, ClimbPlan
 from pyro_nf.infer._recipe.objectives import PyroELBO
 from pyro_nf.infer._recipe.options import RecipeOptions
+from pyro_nf.infer.autoguide._guide import FlowGuide
 from pyro_nf.infer.guide_fit import GuideFit, Stage
 
 
 def fit_any_guide(
     model: Callable[..., Any],
-    guide: Callable[..., Any],
+    guide: Any,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     pair: Any,
@@ -77,7 +79,11 @@ def fit_any_guide(
     saved = options.saved_state()
     if saved is not None:
         climb.load_state_dict(saved)
-    climb.run()
+    # Under other objectives path gradients may be biased.
+    allowed = isinstance(elbo, (Trace_ELBO, TraceEnum_ELBO))
+    path = allowed and isinstance(guide, FlowGuide)
+    with guide.path_gradients() if path else nullcontext():
+        climb.run()
     with torch.no_grad():
         draws = pair.draw(options.final_draws)
     done = diagnostics(draws.log_p, draws.log_q)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_nf.infer._latents import LatentSite, LatentSpace
-from pyro_nf.infer.autoguide.flow import _quantiles
 from pyro_nf.transforms._contract.features import sum_rightmost
 
 
@@ -45,15 +44,6 @@ def sample_rows(
         u = u.reshape(x.shape[:plate_dim] + site.unconstrained_shape)
         values[name] = _sample_site(name, site, u, plates)
     return values
-
-
-def site_quantiles(
-    space: LatentSpace, z: Tensor, quantiles: Sequence[float] | Tensor
-) -> dict[str, Tensor]:
-    """Quantiles of each site over the first dimension of unconstrained draws."""
-    at = torch.as_tensor(quantiles)
-    values, _ = space.constrain(z)
-    return {name: _quantiles(v, at.to(v.device, v.dtype)) for name, v in values.items()}
 
 
 def _sample_site(name: str, site: LatentSite, u: Tensor, plates: Mapping[str, Any]) -> Tensor:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from pyro import poutine
-from pyro.infer.autoguide import AutoGuide
 from pyro.infer.autoguide.initialization import InitMessenger
 from torch import Tensor, nn
 
@@ -22,7 +19,6 @@ from pyro_nf.infer.autoguide._amortized_draws import (
     sample_globals,
     sample_rows,
     sample_vector,
-    site_quantiles,
 )
 from pyro_nf.infer.autoguide._amortized_features import (
     RowEncoder,
@@ -38,6 +34,7 @@ from pyro_nf.infer.autoguide._amortized_posterior import (
     standardised,
 )
 from pyro_nf.infer.autoguide._amortized_setup import find_layout
+from pyro_nf.infer.autoguide._guide import FlowGuide
 from pyro_nf.infer.autoguide._posterior import (
     Affine,
     FlowLike,
@@ -45,13 +42,13 @@ from pyro_nf.infer.autoguide._posterior import (
     affine_kind,
     supports_path,
 )
-from pyro_nf.infer.autoguide.flow import _unique_name
+from pyro_nf.infer.autoguide._quantiles import site_quantiles
 
 _OWNER = "AutoAmortizedFlow"
 _ROWS_AT_ONCE = 100_000
 
 
-class AutoAmortizedFlow(AutoGuide):
+class AutoAmortizedFlow(FlowGuide):
     r"""A guide for a plate of latents, which may show only a part of its rows at a time.
 
     With global latents θ outside of the plate, latents z_i in its N rows and data y_i,
@@ -168,17 +165,15 @@ class AutoAmortizedFlow(AutoGuide):
     ) -> None:
         check_callables(model=model, encoder=encoder, data=data, create_plates=create_plates)
         super().__init__(InitMessenger(init_loc_fn)(model), create_plates=create_plates)
-        self._pyro_name = _unique_name(type(self).__name__) if name is None else name
+        self._begin(model, name, path_gradient)
         self._init_loc_fn = init_loc_fn
-        self._bare_model = (model,)  # a tuple, so that a module is not registered
         self._per_row = encoder is None
         if encoder is not None and data is not None:
             self.features = RowEncoder(encoder, data)
         self._flow_likes, self._affine, self._tails = (global_flow, local_flow), affine, (tails,)
         affine_kind(_OWNER, affine, 1)
         self.init_scale = positive_float(_OWNER, "init_scale", init_scale)
-        self.path_gradient, self._plate_wish = path_gradient, plate
-        self._within_fit = False
+        self._plate_wish = plate
 
     def setup(self, *args: Any, **kwargs: Any) -> AutoAmortizedFlow:
         """Makes the parameters, given the model's arguments; the first call of the guide does too.
@@ -275,15 +270,6 @@ class AutoAmortizedFlow(AutoGuide):
         parts = [p for p in (self.posterior, self.row_posterior) if p is not None]
         return self._within_fit and all(supports_path(part.transform) for part in parts)
 
-    @contextmanager
-    def path_gradients(self) -> Iterator[None]:
-        """Turns path gradients on for a block, unless the guide was built with or without them."""
-        before, self._within_fit = self._within_fit, True
-        try:
-            yield
-        finally:
-            self._within_fit = before
-
     @torch.no_grad()
     def median(
         self, *args: Any, rows: Tensor | None = None, num_samples: int = 10_000, **kwargs: Any
@@ -358,16 +344,3 @@ class AutoAmortizedFlow(AutoGuide):
                 "guide.setup(*args, **kwargs) with them once."
             )
         return super().load_state_dict(state_dict, *args, **kwargs)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # As AutoFlow's: a copy goes without its model, and the original keeps it.
-        gone: dict[str, Any] = {"_model": None, "_bare_model": None, "master": None, "plates": {}}
-        return {**self.__dict__, **gone}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> AutoAmortizedFlow:
-        new = object.__new__(type(self))
-        memo[id(self)] = new
-        state = copy.deepcopy(self.__getstate__(), memo)
-        # The copy guides the same model.
-        new.__dict__.update(state, _model=self._model, _bare_model=self._bare_model)
-        return new

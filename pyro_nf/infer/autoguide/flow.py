@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
 import pyro
@@ -21,6 +17,7 @@ from pyro_nf.distributions import FlowDistribution
 from pyro_nf.infer._first_values import init_to_origin
 from pyro_nf.infer._latents import LatentSpace, check_steady
 from pyro_nf.infer._validation import without_validation
+from pyro_nf.infer.autoguide._guide import FlowGuide
 from pyro_nf.infer.autoguide._posterior import (
     Affine,
     FlowLike,
@@ -29,12 +26,11 @@ from pyro_nf.infer.autoguide._posterior import (
     posterior_flow,
     supports_path,
 )
+from pyro_nf.infer.autoguide._quantiles import site_quantiles
 from pyro_nf.transforms import FlowTransform
 
-_COUNTS: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
 
-
-class AutoFlow(AutoContinuous):
+class AutoFlow(FlowGuide, AutoContinuous):
     r"""A guide whose posterior over all continuous latents is a normalizing flow.
 
     The latents are mapped to an unconstrained vector x, whose distribution is
@@ -113,13 +109,10 @@ class AutoFlow(AutoContinuous):
                 "function of Pyro statements."
             )
         super().__init__(model, init_loc_fn=init_loc_fn)
-        self._pyro_name = _unique_name(type(self).__name__) if name is None else name
-        self._bare_model = (model,)  # a tuple, so that a module is not registered
+        self._begin(model, name, path_gradient)
         self._flow_like, self._affine, self._tails = (flow,), affine, (tails,)
         affine_kind(type(self).__name__, affine, 1)
         self.init_scale = positive_float(type(self).__name__, "init_scale", init_scale)
-        self.path_gradient = path_gradient
-        self._within_fit = False
 
     def setup(self, *args: Any, **kwargs: Any) -> AutoFlow:
         """Makes the parameters, given the model's arguments; the first call of the guide does too.
@@ -192,15 +185,6 @@ class AutoFlow(AutoContinuous):
             return self.path_gradient
         return self._within_fit and supports_path(self.posterior.transform)
 
-    @contextmanager
-    def path_gradients(self) -> Iterator[None]:
-        """Turns path gradients on for a block, unless the guide was built with or without them."""
-        before, self._within_fit = self._within_fit, True
-        try:
-            yield
-        finally:
-            self._within_fit = before
-
     @torch.no_grad()
     def median(self, *args: Any, num_samples: int = 10_000, **kwargs: Any) -> dict[str, Tensor]:
         """Estimates each latent's median from draws.
@@ -237,9 +221,7 @@ class AutoFlow(AutoContinuous):
         """
         self.setup(*args, **kwargs)
         draws = self.posterior().sample((num_samples,))
-        at = torch.as_tensor(quantiles, dtype=draws.dtype, device=draws.device)
-        values, _ = self.latents.constrain(draws)
-        return {name: _quantiles(value, at.to(value.dtype)) for name, value in values.items()}
+        return site_quantiles(self.latents, draws, quantiles)
 
     def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
         """Loads what ``state_dict`` returned, into a guide that is set up."""
@@ -253,34 +235,6 @@ class AutoFlow(AutoContinuous):
                 "arguments. Call guide.setup(*args, **kwargs) with them once."
             )
 
-    def __getstate__(self) -> dict[str, Any]:
-        # Pyro's empties the guide that is copied; here only the copy goes without its model. The
-        # plates of the latest run hold weak references, and each run makes its own.
-        gone: dict[str, Any] = {"_model": None, "_bare_model": None, "master": None, "plates": {}}
-        return {**self.__dict__, **gone}
-
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._create_plates()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> AutoFlow:
-        new = object.__new__(type(self))
-        memo[id(self)] = new
-        state = copy.deepcopy(self.__getstate__(), memo)
-        # The copy guides the same model.
-        if "." not in self._pyro_name:  # else it is part of another guide that is copied
-            state["_pyro_name"] = _unique_name(type(self).__name__)
-        new.__setstate__({**state, "_model": self._model, "_bare_model": self._bare_model})
-        return new
-
-
-def _unique_name(class_name: str) -> str:
-    number = next(_COUNTS[class_name])
-    return class_name if number == 0 else f"{class_name}_{number}"
-
-
-def _quantiles(draws: Tensor, at: Tensor) -> Tensor:
-    """Quantiles over the first dimension, which torch limits to 16 million numbers at once."""
-    flat = draws.reshape(len(draws), -1)
-    columns = [torch.quantile(column, at) for column in flat.unbind(1)]
-    return torch.stack(columns, -1).reshape(len(at), *draws.shape[1:])
