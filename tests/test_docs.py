@@ -20,12 +20,27 @@ ROOT = Path(__file__).parents[1]
 def test_readme_code_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(infer, "fit_density", functools.partial(infer.fit_density, max_steps=5))
+    monkeypatch.setattr(infer, "fit_guide", functools.partial(infer.fit_guide, num_steps=20))
+    monkeypatch.setattr(infer, "report", functools.partial(infer.report, detector=False))
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(blocks) >= 3
     names: dict = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
     assert (tmp_path / "moons.png").exists()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_code_of_the_guides_page_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(infer, "fit_guide", functools.partial(infer.fit_guide, num_steps=20))
+    monkeypatch.setattr(infer, "report", functools.partial(infer.report, detector=False))
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/guides.md").read_text(), re.DOTALL)
+    names: dict = {}
+    for block in blocks:
+        exec(
+            compile(block.replace("num_samples=500", "num_samples=2"), "guides.md", "exec"), names
+        )
+    assert names["samples"]["theta"].shape == (2, 8)
 
 
 @pytest.mark.parametrize("name", ["from_pyro.md", "shapes.md"])

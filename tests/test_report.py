@@ -401,8 +401,14 @@ def test_float64_and_keywords():
     assert card.diagnostics.var_log_w < 1e-20
 
 
+def observed_only():
+    pyro.sample("y", dist.Normal(0.0, 1.0), obs=torch.tensor(0.5))
+
+
 def test_refuses_no_draws_and_no_latents():
     with pytest.raises(ValueError, match="no latent that model and guide share"):
+        report(observed_only, lambda: None, num_draws=10)
+    with pytest.raises(ValueError, match="is not covered by the guide"):
         report(gaussian, lambda: None, num_draws=10)
     with pytest.raises(ValueError, match="report got num_draws=0"):
         report(gaussian, gaussian_guide(), num_draws=0)

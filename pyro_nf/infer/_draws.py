@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -155,7 +156,7 @@ class Pair:
         for _ in range(num_draws):
             guide_trace, model_trace = self._traces()
             values = {name: guide_trace.nodes[name]["value"] for name in self._latents}
-            rows.append((values, model_trace.log_prob_sum(), guide_trace.log_prob_sum()))
+            rows.append((values, _log_p(model_trace), guide_trace.log_prob_sum()))
         log_p, log_q = (torch.stack([torch.as_tensor(row[i]) for row in rows]) for i in (1, 2))
         latents = {name: torch.stack([row[0][name] for row in rows]) for name in self._latents}
         return WeightedDraws(latents, log_p, log_q, noisy=self.noisy)
@@ -187,7 +188,9 @@ class Pair:
             # Without the dimensions that fill up to the depth of the plates.
             shape = value.shape[value.ndim - self._ndims[name] :]
             values[name] = value.reshape(n, *shape)
-        return values, self._sums(model_trace, n), self._sums(guide_trace, n)
+        inside = _inside(model_trace, n)
+        log_p = self._sums(model_trace, n).masked_fill(~inside, -math.inf)
+        return values, log_p, self._sums(guide_trace, n)
 
     def _sums(self, trace: Any, n: int) -> Tensor:
         trace.compute_log_prob()
@@ -216,13 +219,30 @@ class Pair:
                     }
                     guide_trace, model_trace = self._traces(one)
                     for trace, many in ((model_trace, log_p), (guide_trace, log_q)):
-                        alone = torch.as_tensor(trace.log_prob_sum())
+                        alone = _log_p(trace) if trace is model_trace else trace.log_prob_sum()
+                        alone = torch.as_tensor(alone)
                         same = torch.isclose(many[i], alone, rtol=1e-4, atol=1e-5, equal_nan=True)
                         if not bool(same):
                             return False
         except Exception:  # noqa: BLE001  models and guides fail under a plate in any way
             return False
         return True
+
+
+def _log_p(trace: Any) -> Tensor:
+    """The log density of one run of the model, minus infinity outside of a latent's support."""
+    log_p = torch.as_tensor(trace.log_prob_sum())
+    return log_p.masked_fill(~_inside(trace, 1)[0], -math.inf)
+
+
+def _inside(trace: Any, n: int) -> Tensor:
+    """Which of n draws lie inside of the supports: outside, torch's densities may be finite."""
+    inside = torch.ones(n, dtype=torch.bool)
+    for site in trace.nodes.values():
+        if site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site):
+            check = site["fn"].support.check(site["value"])
+            inside = inside.to(check.device) & check.reshape(n, -1).all(-1)
+    return inside
 
 
 def _check_covered(guide_trace: Any, model_trace: Any) -> None:

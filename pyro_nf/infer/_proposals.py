@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from typing import Any
-
-from pyro.infer.autoguide import AutoContinuous
 
 from pyro_nf.infer._draws import WeightedDraws, weighted_draws
 from pyro_nf.infer._seeding import seeded
@@ -38,10 +35,8 @@ def proposals(
     Raises:
         ValueError: If a plate shows a random part of the data.
     """
-    # A draw far out may overflow in the model; its weight is then zero. Other guides than
-    # AutoContinuous may leave a support, where torch's densities are finite unless validated.
-    inside = isinstance(guide, AutoContinuous)
-    with seeded(seed), without_validation() if inside else nullcontext():
+    # A draw far out may overflow in the model; its weight is then zero.
+    with seeded(seed), without_validation():
         draws = weighted_draws(model, guide, args, dict(kwargs or {}), count)
     refuse_noisy(owner, noisy=draws.noisy)
     return draws

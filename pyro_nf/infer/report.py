@@ -169,11 +169,8 @@ def _draws(
     """Draws, and the mean log weight of each mini-batch of a model that subsamples its data."""
 
     def draw(count: int) -> WeightedDraws:
-        if isinstance(guide, AutoContinuous):
-            # Its values lie inside of their supports; far out they overflow, to weight zero.
-            with without_validation():
-                return weighted_draws(model, guide, args, kwargs, count)
-        return weighted_draws(model, guide, args, kwargs, count)
+        with without_validation():  # far out a model may overflow, to weight zero
+            return weighted_draws(model, guide, args, kwargs, count)
 
     first = draw(count)
     if not first.noisy:
