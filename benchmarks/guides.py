@@ -1,13 +1,13 @@
 """Flow guides at their defaults on targets and on posteriors of real data, beside Pyro's guides.
 
     python -m benchmarks.guides [--data DIR] [--only eight 'garch*'] [--seeds 5]
-                                [--peers [AutoIAFNormal]] [--quick] [--out out]
+                                [--guides AutoFlow AutoIAFNormal] [--quick] [--out out]
 
 DIR is a folder with posteriordb's data; without one the posteriors are left out. Each run is
 ``infer.fit_guide(model, AutoFlow(model), *args, seed=seed)``: only "t2" asks for
-``tails="student"`` and only "two_modes_annealed" for ``annealing=True``. With --peers Pyro's
-guides follow, after 3000 steps of Adam at the learning rate .01 with one particle. --quick takes
-a tenth of the steps and one seed. Every number is of fresh, unweighted draws: 80,000 for a target,
+``tails="student"`` and only "two_modes_annealed" for ``annealing=True``. Pyro's guides (name them
+by --guides) take 3000 steps of Adam at the learning rate .01 with one particle. --quick takes a
+tenth of the steps and one seed. Every number is of fresh, unweighted draws: 80,000 for a target,
 10,000 for a posterior.
 
 The last table has the worst over the seeds. "gap" is log evidence minus ELBO, with a ~ where the
@@ -181,7 +181,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a folder with posteriordb's data")
     parser.add_argument("--only", nargs="+", default=["*"], help="names or patterns of problems")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--peers", nargs="*", choices=list(PEERS), help="also these, or all")
+    names = [OURS, *PEERS]
+    parser.add_argument("--guides", nargs="+", choices=names, default=[OURS], help="which guides")
     parser.add_argument("--quick", action="store_true", help="a tenth of the steps, one seed")
     parser.add_argument("--out", type=Path, default=Path("out"), help="where the tables go")
     options = parser.parse_args()
@@ -192,10 +193,9 @@ def main() -> None:
         if not any(fnmatch(name, pattern) for pattern in options.only):
             continue
         problem = make()
-        peers = options.peers or list(PEERS)
-        if options.peers is None or not problem.for_peers:
-            peers = []
-        for guide in [OURS, *peers]:
+        for guide in options.guides:
+            if guide != OURS and not problem.for_peers:
+                continue
             for seed in range(1 if options.quick else options.seeds):
                 runs.append(run(problem, guide, seed, quick=options.quick))
                 print(line(runs[-1:]), flush=True)

@@ -126,12 +126,13 @@ def main() -> None:
         pyro.set_rng_seed(0)
         guide, fit, started = kind(model), None, time.perf_counter()
         if kind is AutoFlow:
-            steps = 150 if quick else 2000
+            steps = 100 if quick else 3000
             fit = infer.fit_guide(model, guide, *data, num_steps=steps, progress=False)
         else:
             fit_pyros(guide, 100 if quick else 3000)
         seconds = time.perf_counter() - started
-        card = infer.report(model, guide, *data, fit=fit, detector=kind is AutoFlow)
+        search = kind is AutoFlow and not quick  # for lost modes
+        card = infer.report(model, guide, *data, fit=fit, detector=search)
         samples = Predictive(model, guide=guide, num_samples=10_000, parallel=True)(*data)
         numbers, clouds[kind.__name__] = card.diagnostics, samples
         print(

@@ -97,7 +97,8 @@ def check_optima(
         return unsearched(OPTIMA, f"Hessians of more than {_LARGEST_HESSIAN} dimensions"), None
     shares = [_log_mass(target, points[i], float(log_p[i])) for i in suspects]
     most = max(shares, default=-math.inf) - numbers.log_evidence
-    value = f"{float(excess.max()):+.1f} nats"
+    largest = float(excess.max())  # where a flow underflows it may be astronomical
+    value = f"{largest:+.1f} nats" if largest < 1000 else "> 1000 nats"
     if most > math.log(_LEAST_SHARE):
         reading = f"an optimum with about {_percent(most)} of the guide's mass is not in the guide"
         return Line(OPTIMA, value, "do not use", reading), True
