@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import guide_models as models
 import pytest
 import torch
 from cases import CASES, Case, build, inputs
 
 from pyro_nf import flows, infer
+from pyro_nf.infer.autoguide import AutoFlow
 
 pytestmark = [
     pytest.mark.gpu,
@@ -42,3 +44,26 @@ def test_fit_on_an_accelerator(name: str) -> None:
     result = infer.fit_density(flow, x, device="cuda", max_steps=50, progress=False)
     assert result.validation_losses[-1][1] < result.validation_losses[0][1]
     assert flow().sample((5,)).device.type == "cuda"
+
+
+@pytest.mark.parametrize("device", ["cuda", None], ids=["moved", "followed"])
+def test_fit_a_guide_on_an_accelerator(device: str | None) -> None:
+    args = models.Y, models.SIGMA
+    if device is None:
+        args = tuple(arg.cuda() for arg in args)
+    guide = AutoFlow(models.schools)
+    fit = infer.fit_guide(
+        models.schools, guide, *args, device=device, num_steps=50, final_draws=500, progress=False
+    )
+    assert fit.elbo > -33
+    assert next(guide.parameters()).device.type == "cuda"
+    cuda_args = tuple(arg.cuda() for arg in args)
+    card = infer.report(models.schools, guide, *cuda_args, fit=fit, num_draws=500)
+    assert card.diagnostics.ess > 0.1
+
+
+def test_fit_a_target_on_an_accelerator() -> None:
+    flow = flows.realnvp(2).cuda()
+    fit = infer.fit_target(flow, lambda z: -0.5 * z.square().sum(-1), progress=False)
+    assert fit.guide().sample((3,)).device.type == "cuda"
+    assert abs(fit.log_evidence - 1.8379) < 0.01

@@ -50,6 +50,12 @@ class LatentSpace:
         owner: Who asks, for messages.
         trace: A trace of the model's latents, at values inside of their supports.
 
+    Attributes:
+        sites: The sites by name.
+        dim: Number D of dimensions.
+        start: The trace's values as one unconstrained vector, ``(D,)``. It lies on the accelerator
+            if one of the sites does: priors of plain numbers lie on the CPU.
+
     Raises:
         ValueError: If there is no latent, or one is discrete, has no bijection to its support, or
             lies in a plate that shows only part of its data.
@@ -58,7 +64,7 @@ class LatentSpace:
     def __init__(self, owner: str, trace: poutine.Trace) -> None:
         self.sites: dict[str, LatentSite] = {}
         self.dim = 0
-        dtypes: list[torch.dtype] = []
+        values: list[Tensor] = []
         for name, site in _latents(trace).items():
             _check_plates(owner, name, site)
             transform = _bijection(owner, name, site)
@@ -75,14 +81,25 @@ class LatentSpace:
                 stop=self.dim + unconstrained.numel(),
             )
             self.dim += unconstrained.numel()
-            dtypes.append(unconstrained.dtype)
-            self.device = unconstrained.device
+            values.append(unconstrained.reshape(-1))
         if not self.sites:
             raise ValueError(
                 f"{owner} found no continuous latent in the model: every sample statement is "
                 "observed or blocked. Use an empty guide, or unblock the sites it is to cover."
             )
-        self.dtype = max(dtypes, key=lambda dtype: torch.finfo(dtype).bits)
+        dtype = max((v.dtype for v in values), key=lambda dtype: torch.finfo(dtype).bits)
+        device = next((v.device for v in values if v.device.type != "cpu"), values[0].device)
+        self.start = torch.cat([v.to(device=device, dtype=dtype) for v in values])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The widest dtype of the sites."""
+        return self.start.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where unconstrained vectors lie."""
+        return self.start.device
 
     def constrain(self, z: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Maps unconstrained vectors to the sites' values.

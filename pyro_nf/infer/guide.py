@@ -139,6 +139,9 @@ def fit_guide(
         if isinstance(guide, AutoFlow):
             with without_validation():
                 guide(*args, **kwargs)  # takes the parameters of Pyro's store, if it has them
+                if device is not None:  # the latents of a model of plain numbers lie on the CPU
+                    guide.to(device)
+                    guide.latents.start = guide.latents.start.to(device)
                 log_joint = LogJoint(model, args, kwargs, guide.latents)
             particles = log_joint.particles
         else:

@@ -139,7 +139,7 @@ class AutoFlow(FlowGuide, AutoContinuous):
             super()._setup_prototype(*args, **kwargs)
         self._create_plates()  # Pyro's NeuTra reads them before the guide's first run
         self.latents = latents
-        self._modules["posterior"] = self._make_posterior(self._init_loc().to(latents.dtype))
+        self._modules["posterior"] = self._make_posterior(latents.start)
 
     @property
     def posterior(self) -> PosteriorFlow:
