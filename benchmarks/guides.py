@@ -26,6 +26,7 @@ import json
 import time
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,16 @@ from benchmarks._guide_scores import Score, score
 from benchmarks._machine import describe
 from pyro_nf import infer
 from pyro_nf.infer._draws import weighted_draws
-from pyro_nf.infer.autoguide import AutoFlow
+from pyro_nf.infer.autoguide import AutoFlow, AutoIAF, AutoNSF, AutoStructuredFlow
 from pyro_nf.infer.report import report
 
-OURS = "AutoFlow"
+OURS: dict[str, Any] = {
+    "AutoFlow": AutoFlow,
+    "AutoIAF": AutoIAF,
+    "AutoNSF": AutoNSF,
+    "AutoStructuredFlow": AutoStructuredFlow,
+    "AutoStructuredFlow-informed": partial(AutoStructuredFlow, model_informed=True),
+}
 
 
 @dataclass(frozen=True)
@@ -64,8 +71,8 @@ def run(problem: Problem, name: str, seed: int, *, quick: bool) -> Run:
     stages: dict[str, float] = {}
     start = time.process_time()
     try:
-        if name == OURS:
-            guide: Any = AutoFlow(problem.model, **problem.guide_options)
+        if name in OURS:
+            guide: Any = OURS[name](problem.model, **problem.guide_options)
             options = problem.fit_options | ({"num_steps": 200} if quick else {})
             fit = infer.fit_guide(
                 problem.model, guide, *problem.args, seed=seed, progress=False, **options
@@ -75,7 +82,7 @@ def run(problem: Problem, name: str, seed: int, *, quick: bool) -> Run:
             guide = fit_peer(name, problem.model, problem.args, steps=300 if quick else 3000)
         seconds = time.process_time() - start
         result = replace(_score(problem, guide), seconds=seconds)
-        if name == OURS and problem.has_modes:
+        if name in OURS and problem.has_modes:
             card = report(problem.model, guide, *problem.args, fit=fit, seed=seed)
             result = replace(result, alarm=bool(card.lost_mode))
     except (ValueError, RuntimeError) as error:  # what a guide dies of is a result too
@@ -181,8 +188,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a folder with posteriordb's data")
     parser.add_argument("--only", nargs="+", default=["*"], help="names or patterns of problems")
     parser.add_argument("--seeds", type=int, default=5)
-    names = [OURS, *PEERS]
-    parser.add_argument("--guides", nargs="+", choices=names, default=[OURS], help="which guides")
+    names = [*OURS, *PEERS]
+    parser.add_argument("--guides", nargs="+", choices=names, default=names[:1], help="which")
     parser.add_argument("--quick", action="store_true", help="a tenth of the steps, one seed")
     parser.add_argument("--out", type=Path, default=Path("out"), help="where the tables go")
     options = parser.parse_args()
@@ -194,7 +201,7 @@ def main() -> None:
             continue
         problem = make()
         for guide in options.guides:
-            if guide != OURS and not problem.for_peers:
+            if guide not in OURS and not problem.for_peers:
                 continue
             for seed in range(1 if options.quick else options.seeds):
                 runs.append(run(problem, guide, seed, quick=options.quick))
