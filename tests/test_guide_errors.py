@@ -48,6 +48,16 @@ def test_a_support_without_a_bijection():
         AutoFlow(model, init_loc_fn=start).setup()
 
 
+def test_an_angle():
+    """Its density repeats over the real line: the ELBO would grow with the guide's scale."""
+
+    def model():
+        pyro.sample("angle", dist.VonMises(0.0, 1.0).expand([2]).to_event(1))
+
+    with pytest.raises(ValueError, match=r"angle 'angle'.*Uniform"):
+        AutoFlow(model).setup()
+
+
 def test_a_bound_that_depends_on_another_latent():
     """Pyro freezes it at its first value: α + β came out above 1 where β < 1 - α."""
 

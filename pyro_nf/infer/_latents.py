@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer.autoguide.initialization import InitMessenger
@@ -198,6 +199,13 @@ def _check_plates(owner: str, name: str, site: Any) -> None:
             )
 
 
+def _is_angle(distribution: Any) -> bool:
+    """Whether a distribution of angles says that its support is the real line."""
+    while hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    return isinstance(distribution, (dist.VonMises, dist.SineBivariateVonMises, dist.SineSkewed))
+
+
 def _bijection(owner: str, name: str, site: Any) -> Transform:
     support = site["fn"].support
     if support.is_discrete:
@@ -205,6 +213,13 @@ def _bijection(owner: str, name: str, site: Any) -> Transform:
             f"{owner} got the discrete site {name!r} (support {support}); it covers continuous "
             f"latents only. Block it, poutine.block(model, hide=[{name!r}]), and sum it out by "
             "TraceEnum_ELBO with config_enumerate."
+        )
+    if _is_angle(site["fn"]):
+        raise ValueError(
+            f"{owner} got the angle {name!r} ({type(site['fn']).__name__}), whose density repeats "
+            "over the real line and has no integral there. Sample it from Uniform(-pi, pi) "
+            "and add its log density by pyro.factor, or sample a direction from ProjectedNormal "
+            "with ProjectedNormalReparam."
         )
     try:
         return biject_to(support)

@@ -14,6 +14,8 @@ LogDensity = Callable[[Tensor], Tensor]
 _ITERATES = 40
 _STEPS_BETWEEN = 5
 _FORGET_AFTER = 20
+_LEAST_RISE = 1e-3  # nats
+_MOST_IDLE = 3
 _ELBO_DRAWS = 64
 _LARGEST_HESSIAN = 300
 _PROBES = 64
@@ -80,7 +82,7 @@ def _follow(log_density: LogDensity, start: Tensor, generator: torch.Generator) 
     x = start.detach().clone().requires_grad_()
     best: Bulk | None = None
     optimizer = _lbfgs(x)
-    value = -math.inf
+    value, idle = -math.inf, 0
 
     def closure() -> Tensor:
         loss = -log_density(x[None]).sum()
@@ -90,14 +92,18 @@ def _follow(log_density: LogDensity, start: Tensor, generator: torch.Generator) 
     for iterate in range(_ITERATES):
         if iterate and iterate % _FORGET_AFTER == 0:
             optimizer = _lbfgs(x)
-        before = x.detach().clone()
+        before = value
         try:
             optimizer.step(closure)
             point = x.detach().clone()
             if not bool(point.isfinite().all()):
                 break
             value = float(log_density(point[None]).detach())
-            scale_tril = _curvature(log_density, point)
+            # Where the density hardly rises the Gaussians are the same, and a Hessian is dear.
+            idle = idle + 1 if value - before < _LEAST_RISE else 0
+            if idle == _MOST_IDLE:
+                break
+            scale_tril = None if idle else _curvature(log_density, point)
         except (ValueError, RuntimeError, IndexError):
             # A factorisation in the model that failed, say, or L-BFGS at a loss of NaN.
             break
@@ -105,9 +111,6 @@ def _follow(log_density: LogDensity, start: Tensor, generator: torch.Generator) 
             elbo = _gaussian_elbo(log_density, point, scale_tril, generator)
             if best is None or elbo > best.elbo:
                 best = Bulk(point, scale_tril, elbo)
-        moved = float((point - before).abs().max())
-        if iterate % _FORGET_AFTER and moved < (1e-10 if x.dtype == torch.float64 else 1e-5):
-            break
     if best is not None:
         best.optima, best.optima_log_density = [point], [value]
     return best
@@ -135,11 +138,7 @@ def _curvature(log_density: LogDensity, point: Tensor) -> Tensor | None:
         return torch.eye(len(x)).to(x)
     if len(point) > _LARGEST_HESSIAN:
         return _diagonal_curvature(gradient, x)
-    rows = [
-        torch.autograd.grad(g, x, retain_graph=True, allow_unused=True)[0]
-        for g in gradient.unbind()
-    ]
-    hessian = torch.stack([torch.zeros_like(x) if row is None else row for row in rows])
+    hessian = _hessian(gradient, x)
     if not bool(hessian.isfinite().all()):
         return None
     # Units may differ by many orders: scaled to a unit diagonal, the eigenvalues are comparable.
@@ -149,6 +148,18 @@ def _curvature(log_density: LogDensity, point: Tensor) -> Tensor | None:
     covariance = (vectors / eigenvalues.abs().clamp(min=1e-8)) @ vectors.T
     factor, failed = torch.linalg.cholesky_ex(covariance * units[:, None] * units)
     return None if bool(failed) else factor
+
+
+def _hessian(gradient: Tensor, x: Tensor) -> Tensor:
+    """The derivative of a gradient, all rows at once where the graph can be mapped."""
+    directions = torch.eye(len(x)).to(x)
+    try:
+        return torch.autograd.grad(
+            gradient, x, directions, retain_graph=True, is_grads_batched=True
+        )[0]
+    except RuntimeError:  # a custom function in the model without a rule for vmap
+        rows = [torch.autograd.grad(gradient, x, d, retain_graph=True)[0] for d in directions]
+        return torch.stack(rows)
 
 
 def _diagonal_curvature(gradient: Tensor, x: Tensor) -> Tensor | None:
