@@ -63,13 +63,13 @@ def test_correlated_and_badly_scaled():
 
 
 def test_the_flow_stage_lifts_the_elbo():
-    result = fit(_banana, num_steps=200)
+    result = fit(_banana, num_steps=120)
     assert [stage.name for stage in result.stages] == ["path", "affine", "flow"]
     path, affine, flow = (stage.elbo for stage in result.stages)
     assert flow > affine + 0.1
     assert path <= affine + 0.05
     assert result.elbo == pytest.approx(0.0, abs=0.1)
-    assert len(result.losses) == 200
+    assert len(result.losses) == 120
     assert result.optima
     assert result.optima[0].shape == (2,)
 
@@ -82,26 +82,22 @@ def test_improper_priors():
     assert result.ess > 0.9
 
 
-def test_seeds_decide_everything():
-    first, second = (fit(_banana, num_steps=20, seed=3) for _ in range(2))
-    other = fit(_banana, num_steps=20, seed=4)
-    assert first.losses != other.losses
-    guide = AutoFlow(_banana).setup()
+def test_the_global_generator_is_left_as_it_was():
+    guide = AutoFlow(models.conjugate).setup(Y)
     torch.manual_seed(5)
     before = torch.rand(1)
     torch.manual_seed(5)
-    fit(_banana, guide=guide, num_steps=2)
-    assert torch.equal(torch.rand(1), before)  # the global generator is left as it was
-    assert len(first.losses) == len(second.losses)
+    fit(models.conjugate, Y, guide=guide)
+    assert torch.equal(torch.rand(1), before)
 
 
 def test_the_same_seed_gives_the_same_fit():
     results = []
-    for _ in range(2):
+    for seed in (3, 3, 4):
         torch.manual_seed(0)  # which decides the guide's first weights
         guide = AutoFlow(_banana).setup()
-        results.append(fit(_banana, guide=guide, num_steps=20, seed=3))
-    assert results[0].losses == results[1].losses
+        results.append(fit(_banana, guide=guide, num_steps=20, seed=seed))
+    assert results[0].losses == results[1].losses != results[2].losses
     assert results[0].elbo == results[1].elbo
 
 
@@ -201,7 +197,7 @@ def test_parameters_of_the_model_are_trained_along():
             pyro.sample("y", dist.Normal(loc + z, 1.0), obs=y)
 
     y = torch.tensor([4.0, 5.0, 6.0])
-    result = fit(model, y, num_steps=300, learning_rate=0.05)
+    result = fit(model, y, num_steps=150, learning_rate=0.1)
     assert result.stopped == "max_steps"  # the affine stage alone never ends such a fit
     assert float(pyro.param("loc").detach()) == pytest.approx(5.0, abs=0.2)
 
@@ -238,7 +234,7 @@ def test_subsampled_data():
         with pyro.plate("data", len(y), subsample_size=50) as i:
             pyro.sample("y", dist.Normal(mean, 1.0), obs=y[i])
 
-    result = fit(model, y, num_steps=300, learning_rate=0.02)
+    result = fit(model, y, num_steps=150, learning_rate=0.02)
     assert math.isnan(result.k_hat)  # weights of random parts of the data say nothing
     draws = result.guide.get_posterior().sample((5000,))
     assert float(draws.mean()) == pytest.approx(float(y.sum() / 201), abs=0.05)
@@ -306,8 +302,8 @@ def test_two_modes_are_found_by_annealing():
         right = -0.5 * (x - 1 - offset).square().sum(-1)
         pyro.factor("modes", torch.logaddexp(left, right))
 
-    plain = fit(model, num_steps=200)
-    annealed = fit(model, num_steps=400, num_particles=128, annealing=True)
+    plain = fit(model, num_steps=50)
+    annealed = fit(model, num_steps=300, num_particles=128, annealing=True)
     shares = [
         float((r.guide.get_posterior().sample((5000,))[:, 0] > 1).float().mean())
         for r in (plain, annealed)
