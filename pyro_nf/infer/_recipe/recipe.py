@@ -76,6 +76,8 @@ def fit_posterior(problem: Problem, options: RecipeOptions, bar: tqdm) -> GuideF
     """
     started = time.perf_counter()
     posterior = problem.posterior
+    if options.starts and options.annealing is None and posterior.affine is not None:
+        bar.total = options.restarts * (_AFFINE_STEPS + options.num_steps)
     trained = [*posterior.parameters(), *problem.others]
     fresh = [p.detach().clone() for p in trained]
     best: tuple[GuideFit, list[Tensor]] | None = None
