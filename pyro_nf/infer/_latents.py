@@ -13,7 +13,7 @@ from pyro import poutine
 from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Transform, biject_to
+from torch.distributions import Transform, biject_to, constraints
 
 from pyro_nf.infer._first_values import init_to_origin, init_to_scattered
 from pyro_nf.transforms._support.same import same_support
@@ -206,6 +206,15 @@ def _is_angle(distribution: Any) -> bool:
     return isinstance(distribution, (dist.VonMises, dist.SineBivariateVonMises, dist.SineSkewed))
 
 
+def _is_trained(value: Any) -> bool:
+    """Whether a tensor with a gradient stands in a support."""
+    if isinstance(value, Tensor):
+        return value.requires_grad
+    if isinstance(value, constraints.Constraint):
+        return any(map(_is_trained, vars(value).values()))
+    return isinstance(value, (list, tuple)) and any(map(_is_trained, value))
+
+
 def _bijection(owner: str, name: str, site: Any) -> Transform:
     support = site["fn"].support
     if support.is_discrete:
@@ -220,6 +229,11 @@ def _bijection(owner: str, name: str, site: Any) -> Transform:
             "over the real line and has no integral there. Sample it from Uniform(-pi, pi) "
             "and add its log density by pyro.factor, or sample a direction from ProjectedNormal "
             "with ProjectedNormalReparam."
+        )
+    if _is_trained(support):
+        raise ValueError(
+            f"{owner} got site {name!r} with a bound that is trained (a pyro.param); the bound "
+            "would stay at its first value. Sample a site on a fixed support and scale it."
         )
     try:
         return biject_to(support)

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer import config_enumerate
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -111,6 +110,13 @@ class LogJoint:
     # One run for all rows, or one for each.
 
     def _log_model(self, particles: Particles, values: dict[str, Tensor], n: int) -> Tensor:
+        total = torch.zeros(n, dtype=self.space.dtype, device=self.space.device)
+        for term in self._terms(particles, values, n).values():
+            total = total + term
+        return total
+
+    def _terms(self, particles: Particles, values: dict[str, Tensor], n: int) -> dict[str, Tensor]:
+        """The log density of each site for each row; of all at once if some are summed out."""
         with self._dtype():
             if particles == "plate" and not (self._discrete and n == 1):  # sums drop sizes of 1
                 return self._under_plate(values, n)
@@ -118,24 +124,36 @@ class LogJoint:
                 with without_validation():
                     return torch.func.vmap(self._of_one, randomness="different")(values)
             rows = [self._of_one({k: v[i] for k, v in values.items()}) for i in range(n)]
-            return torch.stack(rows)
+            zero = torch.zeros((), dtype=self.space.dtype, device=self.space.device)
+            names = dict.fromkeys(name for row in rows for name in row)  # sites may come and go
+            return {name: torch.stack([row.get(name, zero) for row in rows]) for name in names}
 
-    def _of_one(self, values: dict[str, Tensor]) -> Tensor:
-        """The log density of the model at one point, discrete sites summed out."""
+    def _of_one(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The log densities of the model's sites at one point."""
         trace = self._trace(values)
         if self._discrete:
-            return summed_out(trace, None)
-        return torch.as_tensor(trace.log_prob_sum())
+            return {"all": summed_out(trace, None)}
+        trace.compute_log_prob()
+        return {
+            name: site["log_prob"].sum()
+            for name, site in trace.nodes.items()
+            if site["type"] == "sample" and not site_is_subsample(site)
+        }
 
     def _trace(self, values: Mapping[str, Tensor]) -> poutine.Trace:
         model = poutine.condition(self._model, data=dict(values))
         if self._discrete:
             # One dimension more than the plates may take: the particles'.
-            model = poutine.enum(config_enumerate(model), first_available_dim=-2 - self._nesting)
+            model = poutine.infer_config(model, self._in_parallel)
+            model = poutine.enum(model, first_available_dim=-2 - self._nesting)
         return poutine.trace(model).get_trace(*self._args, **self._kwargs)
 
-    def _under_plate(self, values: dict[str, Tensor], n: int) -> Tensor:
-        """The log densities of all rows in one run, with an outermost plate over the rows."""
+    def _in_parallel(self, site: dict[str, Any]) -> dict[str, Any]:
+        """Pyro's setting by which a discrete site is summed out, whatever the model asks for."""
+        return {"enumerate": "parallel"} if site["name"] in self._discrete else {}
+
+    def _under_plate(self, values: dict[str, Tensor], n: int) -> dict[str, Tensor]:
+        """The log densities of the sites in one run, with an outermost plate over the rows."""
         spread = {}
         for name, site in self.space.sites.items():
             value = values[name]
@@ -144,17 +162,17 @@ class LogJoint:
         with pyro.plate(_PLATE, n, dim=-1 - self._nesting, device=self.space.device):
             trace = self._trace(spread)
         if self._discrete:
-            return summed_out(trace, _PLATE).expand(n)
+            return {"all": summed_out(trace, _PLATE).expand(n)}
         trace.compute_log_prob()
-        total = torch.zeros((), dtype=self.space.dtype, device=self.space.device)
+        terms: dict[str, Tensor] = {}
         for name, site in trace.nodes.items():
             if site["type"] != "sample" or site_is_subsample(site):
                 continue
             log_prob = site["log_prob"]
             if log_prob.ndim != self._nesting + 1 or log_prob.shape[0] != n:
                 raise ValueError(f"site {name!r} has no dimension for the particles")
-            total = total + log_prob.reshape(n, -1).sum(-1)
-        return total
+            terms[name] = log_prob.reshape(n, -1).sum(-1)
+        return terms
 
     # Set-up.
 
@@ -183,6 +201,12 @@ class LogJoint:
                         f"The model's latent site {name!r} is not covered by the guide. Give the "
                         "guide the same model, or sample the site in another guide."
                     )
+                if not site["fn"].has_enumerate_support:
+                    raise ValueError(
+                        f"The model's discrete site {name!r} ({type(site['fn']).__name__}) has no "
+                        "finite support to be summed over. Replace it by its moments or by a "
+                        "truncated Categorical."
+                    )
                 self._discrete.append(name)
         self.subsampled = bool(self._subsamples)
 
@@ -191,16 +215,21 @@ class LogJoint:
         z = self._test_points()
         with torch.no_grad(), self._fixed_subsamples():
             values = self.space.constrain(z)[0]
-            loop = self._log_model("loop", values, len(z))
+            loop = self._terms("loop", values, len(z))
             # Pyro's sums over discrete sites cannot be mapped.
             ways: list[Particles] = ["plate"] if self._discrete else ["plate", "vmap"]
             for particles in ways:
                 try:
-                    result = self._log_model(particles, values, len(z))
+                    result = self._terms(particles, values, len(z))
                 except Exception:  # noqa: BLE001  a model may fail in any way under a plate
                     continue
-                if result.shape == loop.shape and torch.allclose(
-                    result, loop, rtol=_MOST_DIFFERENCE, atol=1e-6, equal_nan=True
+                # Site by site: in the total of much data a wrong prior is a rounding error.
+                if result.keys() == loop.keys() and all(
+                    result[name].shape == loop[name].shape
+                    and torch.allclose(
+                        result[name], loop[name], rtol=_MOST_DIFFERENCE, atol=1e-5, equal_nan=True
+                    )
+                    for name in loop
                 ):
                     return particles
         return "loop"

@@ -98,11 +98,13 @@ class Sampler:
         base: Distribution = self._base()
         x = base.rsample(torch.Size([count]))
         z, ladj = self._transform.forward_and_ladj(x)
+        # Event dimensions that the transform couples and the base does not.
+        uncoupled = self._transform.domain.event_dim - len(base.event_shape)
         if self._gradient == "plain":
-            return z, base.log_prob(x) - ladj
+            return z, sum_rightmost(base.log_prob(x), uncoupled) - ladj
         with held_constant(self._trained):
             x, ladj = self._transform.inverse_and_ladj(z)
-            return z, self._base().log_prob(x) + ladj
+            return z, sum_rightmost(self._base().log_prob(x), uncoupled) + ladj
 
 
 @contextmanager

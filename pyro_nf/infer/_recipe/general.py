@@ -87,14 +87,15 @@ def fit_any_guide(
     with torch.no_grad():
         draws = pair.draw(options.final_draws)
     done = diagnostics(draws.log_p, draws.log_q)
+    mute = pair.noisy or pair.is_point  # weights that say nothing of the guide
     seconds = time.perf_counter() - started
     return GuideFit(
         guide=guide,
         elbo=done.elbo,
         elbo_se=done.elbo_se,
-        log_evidence=math.nan if pair.noisy else done.log_evidence,
-        k_hat=math.nan if pair.noisy else done.k_hat,
-        ess=math.nan if pair.noisy else done.ess,
+        log_evidence=math.nan if mute else done.log_evidence,
+        k_hat=math.nan if mute else done.k_hat,
+        ess=math.nan if mute else done.ess,
         var_log_w=done.var_log_w,
         losses=climb.losses,
         stages=[Stage("elbo", seconds, done.elbo)],

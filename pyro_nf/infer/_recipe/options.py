@@ -96,6 +96,9 @@ class RecipeOptions:
             "num_particles": self.num_particles,
             "learning_rate": self.learning_rate,
             "seed": self.seed,
+            "annealing": None
+            if self.annealing is None
+            else [self.annealing.inflation, self.annealing.share],
         }
 
     def saved_state(self) -> dict[str, Any] | None:

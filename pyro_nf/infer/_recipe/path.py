@@ -104,15 +104,20 @@ def _follow(log_density: LogDensity, start: Tensor, generator: torch.Generator) 
             if idle == _MOST_IDLE:
                 break
             scale_tril = None if idle else _curvature(log_density, point)
+            elbo = -math.inf
+            if scale_tril is not None and math.isfinite(value):
+                elbo = _gaussian_elbo(log_density, point, scale_tril, generator)
         except (ValueError, RuntimeError, IndexError):
             # A factorisation in the model that failed, say, or L-BFGS at a loss of NaN.
             break
         if scale_tril is not None and math.isfinite(value):
-            elbo = _gaussian_elbo(log_density, point, scale_tril, generator)
+            end = point, value
             if best is None or elbo > best.elbo:
                 best = Bulk(point, scale_tril, elbo)
+        elif best is not None and math.isfinite(value):
+            end = point, value
     if best is not None:
-        best.optima, best.optima_log_density = [point], [value]
+        best.optima, best.optima_log_density = [end[0]], [end[1]]
     return best
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 from tqdm.auto import tqdm
 
+from pyro_nf.bijections import ConvergenceError
 from pyro_nf.distributions import FlowDistribution
 from pyro_nf.infer._path_gradient import Sampler
 from pyro_nf.infer._psis import Diagnostics, diagnostics
@@ -86,7 +87,16 @@ def fit_posterior(problem: Problem, options: RecipeOptions, bar: tqdm) -> GuideF
         torch.manual_seed(options.seed + restart)
         if restart:
             _restore(trained, fresh)
-        fit = _Run(problem, options, bar, restart).run()
+        try:
+            fit = _Run(problem, options, bar, restart).run()
+        except BaseException as error:
+            if best is None:
+                raise
+            if not isinstance(error, KeyboardInterrupt):
+                _restore(trained, best[1])  # what an earlier run fitted is not lost
+                raise
+            best[0].stopped = "interrupted"
+            break
         elbos.append(fit.elbo)
         if best is None or fit.elbo > best[0].elbo or math.isnan(best[0].elbo):
             best = fit, [p.detach().clone() for p in trained]
@@ -191,6 +201,9 @@ class _Run:
     def _climb_flow(self, saved: dict[str, Any] | None) -> None:
         """The whole flow, by path gradients where they are cheap."""
         options, problem = self.options, self.problem
+        trained = [*self.posterior.parameters(), *problem.others]
+        if saved is not None:  # first the frame, of which the wide density is made
+            _restore(trained, saved["parameters"])
         gradient: Literal["path", "plain"] = "path" if self.path else "plain"
         annealing = None
         if options.annealing is not None:
@@ -213,7 +226,7 @@ class _Run:
         fixed = not (problem.noisy or problem.others or problem.objective)
         climb = Climb(
             objective,
-            [*self.posterior.parameters(), *problem.others],
+            trained,
             ClimbPlan(
                 owner=problem.owner,
                 num_steps=options.num_steps,
@@ -301,8 +314,19 @@ def score_draws(
         z = q.sample(torch.Size([min(_CHUNK, count - start)]))
         draws.append(z)
         log_q.append(q.log_prob(z))
-        log_p.append(log_density(z))
+        log_p.append(_scored(log_density, z))
     return torch.cat(draws), torch.cat(log_p), torch.cat(log_q)
+
+
+def _scored(log_density: LogDensity, z: Tensor) -> Tensor:
+    """The density of rows, minus infinity for those at which the model fails."""
+    try:
+        return log_density(z)
+    except (ConvergenceError, torch.linalg.LinAlgError, ValueError):
+        if len(z) == 1:  # a factorisation that failed at an extreme draw, say
+            return torch.full((1,), -math.inf, dtype=z.dtype, device=z.device)
+    halves = z.split((len(z) + 1) // 2)
+    return torch.cat([_scored(log_density, half) for half in halves])
 
 
 @torch.no_grad()

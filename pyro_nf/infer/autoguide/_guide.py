@@ -45,6 +45,8 @@ class FlowGuide(AutoGuide):
             self._within_fit = before
 
     def __getstate__(self) -> dict[str, Any]:
+        for parameter in self.parameters():  # Pyro's weak reference, which it makes anew
+            vars(parameter).pop("unconstrained", None)
         # Pyro's empties the guide that is copied; here only the copy goes without its model. The
         # plates of the latest run hold weak references, and each run makes its own.
         gone: dict[str, Any] = {"_model": None, "_bare_model": None, "master": None, "plates": {}}
