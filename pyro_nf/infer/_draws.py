@@ -153,7 +153,11 @@ class Pair:
         if self.particles == "plate":
             values, model_terms, guide_terms = self._under_plate(num_draws)
             latents = {name: values[name] for name in self._latents}
-            log_p, log_q = (torch.stack([*t.values()]).sum(0) for t in (model_terms, guide_terms))
+            # A guide may have no site.
+            log_p, log_q = (
+                sum(terms.values(), torch.zeros(())).expand(num_draws)
+                for terms in (model_terms, guide_terms)
+            )
             return WeightedDraws(latents, log_p, log_q, noisy=self.noisy)
         rows: list[tuple[dict[str, Tensor], Tensor, Tensor]] = []
         for _ in range(num_draws):
@@ -242,7 +246,7 @@ class Pair:
 
 def _log_p(trace: Any) -> Tensor:
     """The log density of one run of the model, minus infinity outside of a latent's support."""
-    return torch.stack([*_site_log_probs(trace, within_support=True).values()]).sum()
+    return sum(_site_log_probs(trace, within_support=True).values(), torch.zeros(()))
 
 
 def _site_log_probs(trace: Any, *, within_support: bool) -> dict[str, Tensor]:
