@@ -16,7 +16,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_nf.infer._latents import LatentSpace
-from pyro_nf.infer._log_joint import LogJoint, unconstrained_parameter
+from pyro_nf.infer._log_joint import LogJoint, row_log_probs, unconstrained_parameter
 from pyro_nf.infer._recipe.recipe import score_draws
 from pyro_nf.infer.autoguide.flow import AutoFlow
 
@@ -197,23 +197,10 @@ class Pair:
             # Without the dimensions that fill up to the depth of the plates.
             shape = value.shape[value.ndim - self._ndims[name] :]
             values[name] = value.reshape(n, *shape)
-        model_terms = self._terms(model_trace, n)
+        model_terms = row_log_probs(model_trace, n, self.nesting)
         for name, term in model_terms.items():
             model_terms[name] = term.masked_fill(~_inside(model_trace.nodes[name], n), -math.inf)
-        return values, model_terms, self._terms(guide_trace, n)
-
-    def _terms(self, trace: Any, n: int) -> dict[str, Tensor]:
-        """The log density of each site for each draw."""
-        trace.compute_log_prob()
-        terms: dict[str, Tensor] = {}
-        for name, site in trace.nodes.items():
-            if site["type"] != "sample" or site_is_subsample(site):
-                continue
-            log_prob = site["log_prob"]
-            if log_prob.ndim != self.nesting + 1 or log_prob.shape[0] != n:
-                raise ValueError(f"site {name!r} has no dimension for the draws")
-            terms[name] = log_prob.reshape(n, -1).sum(-1)
-        return terms
+        return values, model_terms, row_log_probs(guide_trace, n, self.nesting)
 
     @torch.no_grad()
     def _plate_is_right(self) -> bool:

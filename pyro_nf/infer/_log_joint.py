@@ -163,16 +163,7 @@ class LogJoint:
             trace = self._trace(spread)
         if self._discrete:
             return {"all": summed_out(trace, _PLATE).expand(n)}
-        trace.compute_log_prob()
-        terms: dict[str, Tensor] = {}
-        for name, site in trace.nodes.items():
-            if site["type"] != "sample" or site_is_subsample(site):
-                continue
-            log_prob = site["log_prob"]
-            if log_prob.ndim != self._nesting + 1 or log_prob.shape[0] != n:
-                raise ValueError(f"site {name!r} has no dimension for the particles")
-            terms[name] = log_prob.reshape(n, -1).sum(-1)
-        return terms
+        return row_log_probs(trace, n, self._nesting)
 
     # Set-up.
 
@@ -264,6 +255,20 @@ class LogJoint:
             yield
         finally:
             torch.set_default_dtype(before)
+
+
+def row_log_probs(trace: Any, n: int, nesting: int) -> dict[str, Tensor]:
+    """The log density of each site for each row of a plate outside of all others."""
+    trace.compute_log_prob()
+    terms: dict[str, Tensor] = {}
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample" or site_is_subsample(site):
+            continue
+        log_prob = site["log_prob"]
+        if log_prob.ndim != nesting + 1 or log_prob.shape[0] != n:
+            raise ValueError(f"site {name!r} has no dimension for the rows")
+        terms[name] = log_prob.reshape(n, -1).sum(-1)
+    return terms
 
 
 def unconstrained_parameter(value: Tensor) -> Tensor:
