@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from torch.autograd import grad
 
 from pyro_nf import bijections as B
-from pyro_nf.bijections._rational_quadratic import RationalQuadratic, evaluate
 
 
 def _scalar_quadratic(spline, x, raw):
@@ -148,8 +147,8 @@ def test_closed_form_gradient_is_the_plain_one(spline, direction, scale):
     x, params = random_inputs(spline, (300,), scale)
     inputs = (x.requires_grad_(), params.requires_grad_())
     upstream = [torch.randn(300, dtype=torch.float64) for _ in range(2)]
-    closed = RationalQuadratic.apply(*inputs, spline._box, direction)[:2]
-    plain = evaluate(*inputs, spline._box, direction)
+    closed = getattr(spline, direction)(*inputs)
+    plain = spline.evaluate(*inputs, direction)
     assert type(closed[0].grad_fn) is not type(plain[0].grad_fn)
     torch.testing.assert_close(closed, plain, rtol=0, atol=0)
     for picked in ([0, 1], [0], [1]):
@@ -194,26 +193,6 @@ def test_gradients_at_knots_and_bounds(spline, direction):
     gradients = grad(y.sum() + ladj.sum(), (x, params), create_graph=True)
     second = grad(sum(g.sum() for g in gradients), (x, params))
     assert all(g.isfinite().all() for g in (*gradients, *second))
-
-
-@each_direction
-@each_quadratic
-def test_closed_form_maps_by_itself(spline, direction):
-    x, params = random_inputs(spline, (4, 3))
-    inputs = (x.requires_grad_(), params.requires_grad_())
-
-    def closed(x, params):
-        return RationalQuadratic.apply(x, params, spline._box, direction)[:2]
-
-    mapped = torch.vmap(closed, in_dims=(0, 1))(*inputs)
-    expected = getattr(spline, direction)(*inputs)
-    torch.testing.assert_close(mapped, expected)
-    torch.testing.assert_close(grad(mapped[0].sum(), inputs), grad(expected[0].sum(), inputs))
-    flat = (x[0].detach().requires_grad_(), params[:, 0].detach().requires_grad_())
-    for out in closed(*flat):  # only the upstream is mapped
-        rows = grad(out, flat, torch.eye(3).double(), is_grads_batched=True, retain_graph=True)
-        single = grad(out, flat, torch.ones(3).double(), retain_graph=True)
-        torch.testing.assert_close([row.sum(0) for row in rows], list(single))
 
 
 @pytest.mark.parametrize("scale", [1.0, 5.0, 15.0])

@@ -6,14 +6,13 @@ its left and right knot, z the relative position in it.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from pyro_nf.bijections._closed_form import Direction, Saved
 from pyro_nf.bijections._knots import Box, Cell, locate
-
-Direction = Literal["forward", "inverse"]
 
 
 class _Curve(NamedTuple):
@@ -89,46 +88,27 @@ def _result(
     return torch.where(curve.inside > 0, result, value), ladj
 
 
-class RationalQuadratic(torch.autograd.Function):
-    """``evaluate`` with its gradient in closed form: no graph through softmax, knots or selection.
+def solve(
+    value: Tensor, params: Tensor, box: Box, direction: Direction
+) -> tuple[Tensor, Tensor, Saved]:
+    """Maps flat values without a graph, and keeps the bin and the terms of the curve."""
+    cell, curve = _solve(value, params, box, direction)
+    return *_result(value, cell, curve, direction), (*cell, *curve)
+
+
+def pull_back(
+    saved: Saved, grad: Tensor, ladj_grad: Tensor, box: Box, direction: Direction
+) -> tuple[Tensor, Tensor]:
+    """The gradients of the values and the parameters.
 
     The inverse's gradient is the forward map's. With x = f⁻¹(y; p) and log|dx/dy| = -l(x; p), an
     upstream (g_x, g_ladj) becomes G = g_x - g_ladj ∂l/∂x, then G / f' for y, and for p what the
     forward map makes of the upstream (-G / f', -g_ladj).
     """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        value: Tensor, params: Tensor, box: Box, direction: Direction
-    ) -> tuple[Tensor, ...]:
-        """Returns the result and log-derivative, then what backward reads."""
-        cell, curve = _solve(value, params, box, direction)
-        return *_result(value, cell, curve, direction), *cell, *curve
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Keeps the inputs for a second derivative, and all terms for the first."""
-        value, params, ctx.box, ctx.direction = inputs
-        ctx.mark_non_differentiable(*output[2:])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(value, params, *output[2:])
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Returns the gradient of the values and the parameters."""
-        value, params, *terms = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            # The saved terms are constants to autograd: a second derivative starts at the inputs.
-            cell, curve = _solve(value, params, ctx.box, ctx.direction)
-        else:
-            split = len(Cell._fields)
-            cell, curve = Cell(*terms[:split]), _Curve(*terms[split:])
-        g_result, g_ladj = (torch.zeros_like(value) if g is None else g for g in upstream[:2])
-        g_value, *g_bin = _gradient(cell, curve, g_result, g_ladj, ctx.direction)
-        g_params = _params_gradient(ctx.box, cell, *g_bin) if ctx.needs_input_grad[1] else None
-        return g_value, g_params, None, None
+    split = len(Cell._fields)
+    cell, curve = Cell(*saved[:split]), _Curve(*saved[split:])
+    value_grad, *bin_grads = _gradient(cell, curve, grad, ladj_grad, direction)
+    return value_grad, _params_gradient(box, cell, *bin_grads)
 
 
 def _gradient(
@@ -136,8 +116,7 @@ def _gradient(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Creates the gradients of the values and of their bins' left knots, sizes and slopes.
 
-    The first is ``(n,)``, the others are ``(2, n)``. No factor is overwritten: under ``vmap`` any
-    of them may lack the mapped dimension.
+    The first is ``(n,)``, the others are ``(2, n)``.
     """
     inside, z, z2, m2, u, width, height, s, t, inv_den, rise, bend, slope = curve
     d0, d1 = cell.slopes.unbind(0)

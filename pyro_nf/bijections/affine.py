@@ -10,7 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyro_nf._checks import negative_float, positive_float
+from pyro_nf.bijections import _affine
+from pyro_nf.bijections._affine import Bounds
 from pyro_nf.bijections._base import ScalarBijection
+from pyro_nf.bijections._closed_form import ClosedForm, Direction, Saved
 from pyro_nf.bijections._elements import check_params
 
 # exp(60) times data of any sensible size is finite in float32 and bfloat16.
@@ -55,7 +58,7 @@ class Additive(ScalarBijection):
 
 
 @dataclass(frozen=True)
-class Affine(ScalarBijection):
+class Affine(ClosedForm):
     r"""A shift and a softly bounded scale.
 
     .. math:: y = x \exp(s(a)) + b, \qquad s(a) = \frac{a}{1 + |a| / m}, \qquad
@@ -102,24 +105,28 @@ class Affine(ScalarBijection):
         """Number of parameters for each element: shift and raw log-scale."""
         return 2
 
-    def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps ``x`` to ``x exp(s) + b`` with log-derivative ``s``."""
-        check_params(self, x, params)
-        log_scale = self._log_scale(_widened(params[1], x))
-        return x * log_scale.exp() + params[0], log_scale
+    def evaluate(
+        self, value: Tensor, params: Tensor, direction: Direction
+    ) -> tuple[Tensor, Tensor]:
+        """The map and its log-derivative in plain differentiable operations."""
+        return _affine.evaluate(value, params, self._bounds, direction)
 
-    def inverse(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps ``y`` to ``(y - b) exp(-s)`` with log-derivative ``-s``."""
-        check_params(self, y, params)
-        log_scale = self._log_scale(_widened(params[1], y))
-        return (y - params[0]) * torch.exp(-log_scale), -log_scale
+    def solve(
+        self, value: Tensor, params: Tensor, direction: Direction
+    ) -> tuple[Tensor, Tensor, Saved]:
+        """The map without a graph, and what :meth:`pull_back` reads of it."""
+        return _affine.solve(value, params, self._bounds, direction)
 
-    def _log_scale(self, raw: Tensor) -> Tensor:
-        if self.min_log_scale is None:
-            return raw / (1 + raw.abs() / self.max_log_scale)
-        # One of the two terms is 0.
-        excess = raw.clamp(min=0) / self.max_log_scale + raw.clamp(max=0) / self.min_log_scale
-        return raw / (1 + excess)
+    def pull_back(
+        self, saved: Saved, grad: Tensor, ladj_grad: Tensor, direction: Direction
+    ) -> tuple[Tensor, Tensor]:
+        """The gradients of the values and the parameters."""
+        return _affine.pull_back(saved, grad, ladj_grad, direction)
+
+    @property
+    def _bounds(self) -> Bounds:
+        upper = self.max_log_scale
+        return Bounds(upper, -upper if self.min_log_scale is None else self.min_log_scale)
 
 
 @dataclass(frozen=True)

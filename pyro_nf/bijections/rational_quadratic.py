@@ -5,18 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from pyro_nf._tracing import is_traced
-from pyro_nf.bijections._base import ScalarBijection
-from pyro_nf.bijections._elements import flat_elements
+from pyro_nf.bijections import _rational_quadratic
+from pyro_nf.bijections._closed_form import ClosedForm, Direction, Saved
 from pyro_nf.bijections._knots import Box, check_box
-from pyro_nf.bijections._rational_quadratic import Direction, RationalQuadratic, evaluate
 
 
 @dataclass(frozen=True)
-class RationalQuadraticSpline(ScalarBijection):
+class RationalQuadraticSpline(ClosedForm):
     r"""A monotone spline of ratios of quadratics on a box, the identity outside it.
 
     Inside ``[-bound, bound]`` the curve runs through ``bins + 1`` knots with a given slope at
@@ -78,27 +75,24 @@ class RationalQuadraticSpline(ScalarBijection):
         """Number of parameters for each element: ``3 bins - 1``, or ``3 bins + 1``."""
         return 3 * self.bins + (1 if self.boundary_slopes == "learned" else -1)
 
-    def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps ``x`` of shape S with parameters (param_count, *S); returns y and log|dy/dx|."""
-        return self._apply(x, params, "forward")
+    def evaluate(
+        self, value: Tensor, params: Tensor, direction: Direction
+    ) -> tuple[Tensor, Tensor]:
+        """The map and its log-derivative in plain differentiable operations."""
+        return _rational_quadratic.evaluate(value, params, self._box, direction)
 
-    def inverse(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps ``y`` of shape S with parameters (param_count, *S); returns x and log|dx/dy|."""
-        return self._apply(y, params, "inverse")
+    def solve(
+        self, value: Tensor, params: Tensor, direction: Direction
+    ) -> tuple[Tensor, Tensor, Saved]:
+        """The map without a graph, and what :meth:`pull_back` reads of it."""
+        return _rational_quadratic.solve(value, params, self._box, direction)
+
+    def pull_back(
+        self, saved: Saved, grad: Tensor, ladj_grad: Tensor, direction: Direction
+    ) -> tuple[Tensor, Tensor]:
+        """The gradients of the values and the parameters."""
+        return _rational_quadratic.pull_back(saved, grad, ladj_grad, self._box, direction)
 
     @property
     def _box(self) -> Box:
         return Box(self.bins, self.bound, self.boundary_slopes, self.min_bin, self.min_slope)
-
-    def _apply(self, value: Tensor, params: Tensor, direction: Direction) -> tuple[Tensor, Tensor]:
-        flat, raw, dtype = flat_elements(self, value, params)
-        # Tracers make their own backward, and forward mode, of plain operations.
-        if _differentiated(flat, raw) and not is_traced():
-            result, ladj, *_ = RationalQuadratic.apply(flat, raw, self._box, direction)
-        else:
-            result, ladj = evaluate(flat, raw, self._box, direction)
-        return result.view(value.shape).to(dtype), ladj.view(value.shape).to(dtype)
-
-
-def _differentiated(*tensors: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)

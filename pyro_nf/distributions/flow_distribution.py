@@ -48,7 +48,11 @@ class FlowDistribution(dist.TransformedDistribution):
             check_context(transform, context)
             base_dist = _with_batch(base_dist, transform.domain.event_dim, context.shape[:-1])
         bound = transform.condition(context)
-        super().__init__(base_dist, [bound], validate_args=validate_args)
+        self.transforms = [bound]
+        self.base_dist, shape, event_dim = _fitted(base_dist, bound)
+        cut = len(shape) - event_dim
+        # Past torch's own constructor, which builds a chain to learn the same of one transform.
+        Distribution.__init__(self, shape[:cut], shape[cut:], validate_args=validate_args)
         self._draw: Pass | None = None
         if self._validate_args:
             check_finite_context("A flow", context)
@@ -174,6 +178,27 @@ class FlowDistribution(dist.TransformedDistribution):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_draw": None}
+
+
+def _fitted(
+    base: Distribution, transform: FlowTransform | Bound
+) -> tuple[Distribution, torch.Size, int]:
+    """The base in the transform's batch and event dimensions; the data's shape and event dims."""
+    shape = base.batch_shape + base.event_shape
+    event_dim = len(base.event_shape)
+    before, after = transform.domain.event_dim, transform.codomain.event_dim
+    if len(shape) < before:
+        raise ValueError(
+            f"A transform of {before} event dimension(s) got a base of shape {tuple(shape)}. "
+            "Give the base more dimensions: base.expand(shape)."
+        )
+    forward_shape = transform.forward_shape(shape)
+    expanded = transform.inverse_shape(forward_shape)
+    if expanded != shape:
+        base = base.expand(expanded[: len(expanded) - event_dim])
+    if before > event_dim:
+        base = dist.Independent(base, before - event_dim)
+    return base, forward_shape, max(after, event_dim + after - before)
 
 
 def _with_batch(base: Distribution, event_dim: int, batch: torch.Size) -> Distribution:

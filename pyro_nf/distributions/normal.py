@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from pyro_nf.distributions._independent import IndependentDimensions
 from pyro_nf.distributions._parameters import Parameters, check_parameters, softly_bounded
 
 _MAX_LOG_SCALE = 5.0
+_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 class DiagonalNormal(nn.Module):
@@ -77,7 +80,7 @@ class DiagonalNormal(nn.Module):
             ValueError: If a context is needed and is missing or of another size.
         """
         loc, scale = self._loc_and_scale(context)
-        return IndependentDimensions(dist.Normal(loc, scale, validate_args=False), 1)
+        return _Normals(dist.Normal(loc, scale, validate_args=False), 1)
 
     def _loc_and_scale(self, context: Tensor | None) -> tuple[Tensor, Tensor]:
         if not self.context_dim:
@@ -97,3 +100,15 @@ class DiagonalNormal(nn.Module):
             return f"input_dim={self.input_dim}, context_dim={self.context_dim}"
         parameters = "learned" if self.learned else "fixed"
         return f"input_dim={self.input_dim}, parameters={parameters!r}"
+
+
+class _Normals(IndependentDimensions):
+    """Independent normals, scored in half the operations of torch's own."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Computes the log density, summed over the event."""
+        loc, scale = self.base_dist.loc, self.base_dist.scale
+        # Not divided by: a scale made in inference mode may not be kept for a backward.
+        squares = ((value - loc) * scale.reciprocal()).square().sum(-1)
+        log_volume = scale.log().sum(-1) + loc.shape[-1] * _HALF_LOG_2PI
+        return torch.sub(-log_volume, squares, alpha=0.5)

@@ -65,12 +65,16 @@ class Linear(nn.Module):
     def values(self, context: Tensor | None = None) -> LinearValues:
         """Reads the parameters, each once: attributes may be sampled anew at every access."""
         weight = self.weight if self.mask is None else self.weight * self.mask
+        return LinearValues(weight, self.shift(context))
+
+    def shift(self, context: Tensor | None) -> Tensor:
+        """The bias plus the context's term: ``(output_dim, *context_batch)``."""
         if self.context_weight is None or context is None:
-            return LinearValues(weight, self.bias)
+            return self.bias
         batch = context.shape[:-1]
         rows = context.reshape(math.prod(batch), self.context_dim)
         shift = torch.addmm(self.bias[:, None], self.context_weight, rows.t())
-        return LinearValues(weight, shift.reshape(self.output_dim, *batch))
+        return shift.reshape(self.output_dim, *batch)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Maps x ``(input_dim, *batch)`` to ``(output_dim, *batch)``, contiguous."""

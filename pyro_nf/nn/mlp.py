@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pyro_nf._checks import choice, hidden_sizes, non_negative_int, positive_int
 from pyro_nf.nn._activations import Activation, make_activations
+from pyro_nf.nn._dense import evaluate_in_place, in_place_forms
 from pyro_nf.nn._features import Features, check_features, encode, features_per_input
 from pyro_nf.nn._linear import Linear, check_inputs
 
@@ -123,6 +124,11 @@ class Dense(Protocol):
 
 def evaluate(network: Dense, x: Tensor, context: Tensor | None) -> Tensor:
     """Runs the hidden layers, each with its activation and skip, then the output layer."""
+    linears = (*network.hidden, network.output)
+    if not any(network.skips):
+        activations = in_place_forms(linears, network.activations, x)
+        if activations is not None:
+            return evaluate_in_place(linears, activations, x, context)
     h = x
     for linear, activation, skip in zip(
         network.hidden, network.activations, network.skips, strict=True

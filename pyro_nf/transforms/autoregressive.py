@@ -15,6 +15,7 @@ from pyro_nf.nn._features import Features
 from pyro_nf.nn.masked import permutation
 from pyro_nf.nn.mlp import Activation, Residual
 from pyro_nf.transforms._contract.features import features_first, features_last
+from pyro_nf.transforms._one_node import one_node
 from pyro_nf.transforms._sweep.sweep import sweep
 from pyro_nf.transforms._wiring import Wiring
 
@@ -116,9 +117,12 @@ class Autoregressive(Wiring):
     def _read(self, u: Tensor, context: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
         """The fast direction: the network reads what is given."""
         u = features_first(self, u, context, name)
-        params = self.network(u, context).view(self.bijection.param_count, *u.shape)
-        v, ladj = self.bijection.forward(u, params)
-        return features_last(v), ladj.sum(0)
+        mapped = one_node(self.network, self.bijection, None, u, context, "forward")
+        if mapped is None:
+            params = self.network(u, context).view(self.bijection.param_count, *u.shape)
+            v, ladj = self.bijection.forward(u, params)
+            mapped = v, ladj.sum(0)
+        return features_last(mapped[0]), mapped[1]
 
     def _solve(self, v: Tensor, context: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
         """The slow direction: what the network reads is found one dimension at a time."""

@@ -95,37 +95,40 @@ class Compose(FlowTransform, metaclass=_ChainType):
         total = None
         for part in self.parts:
             x, ladj = part.forward_and_ladj(x, context if part.context_dim else None)
-            ladj = sum_rightmost(ladj, event_dim - part.domain.event_dim)
+            before, after = part.domain.event_dim, part.codomain.event_dim
+            ladj = sum_rightmost(ladj, event_dim - before)
             total = ladj if total is None else total + ladj
-            event_dim += part.codomain.event_dim - part.domain.event_dim
+            event_dim += after - before
         return x, torch.zeros_like(x) if total is None else total
 
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Maps through the parts' inverses in reverse order."""
         event_dim = self._codomain_dim
         total = None
-        for part in reversed(self.parts):
+        for part in reversed([*self.parts]):
             y, ladj = part.inverse_and_ladj(y, context if part.context_dim else None)
-            ladj = sum_rightmost(ladj, event_dim - part.codomain.event_dim)
+            before, after = part.codomain.event_dim, part.domain.event_dim
+            ladj = sum_rightmost(ladj, event_dim - before)
             total = ladj if total is None else total + ladj
-            event_dim += part.domain.event_dim - part.codomain.event_dim
+            event_dim += after - before
         return y, torch.zeros_like(y) if total is None else total
 
     def initialize(self, y: Tensor, context: Tensor | None = None) -> Tensor:
         """Initialises the parts from the data, in one walk data -> base."""
-        for part in reversed(self.parts):
+        for part in reversed([*self.parts]):
             y = part.initialize(y, context if part.context_dim else None)
         return y
 
     @property
     def domain(self) -> constraints.Constraint:  # type: ignore[override]
         """The first part's domain, with the event dimensions that the chain couples."""
-        return _coupled(self.parts[0].domain if self.parts else constraints.real, self._domain_dim)
+        first = next((part.domain for part in self.parts), constraints.real)
+        return _coupled(first, self._domain_dim)
 
     @property
     def codomain(self) -> constraints.Constraint:  # type: ignore[override]
         """The last part's codomain, with the event dimensions that the chain couples."""
-        last = self.parts[-1].codomain if self.parts else constraints.real
+        *_, last = constraints.real, *(part.codomain for part in self.parts)
         return _coupled(last, self._codomain_dim)
 
     @property
@@ -153,7 +156,7 @@ class Compose(FlowTransform, metaclass=_ChainType):
         return shape
 
     def _inverse_shape(self, shape: torch.Size) -> torch.Size:
-        for part in reversed(self.parts):
+        for part in reversed([*self.parts]):
             shape = part._inverse_shape(shape)
         return shape
 

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from pyro_nf._checks import choice
 from pyro_nf.bijections import ScalarBijection
+from pyro_nf.bijections._closed_form import Direction
 from pyro_nf.nn import MLP
 from pyro_nf.nn._features import Features
 from pyro_nf.nn.mlp import Activation, Residual
 from pyro_nf.transforms._contract.features import features_first, features_last
+from pyro_nf.transforms._one_node import one_node
 from pyro_nf.transforms._partition import MaskKind, Partition, coupling_mask
 from pyro_nf.transforms._wiring import Wiring
 
@@ -96,15 +98,20 @@ class Coupling(Wiring):
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Moves features by the bijection."""
-        kept, x = self.partition.split(features_first(self, x, context, "x"))
-        y, ladj = self.bijection.forward(x, self._params(kept, x, context))
-        return features_last(self.partition.join(kept, y)), ladj.sum(0)
+        return self._map(features_first(self, x, context, "x"), context, "forward")
 
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Moves features by the bijection's inverse."""
-        kept, y = self.partition.split(features_first(self, y, context, "y"))
-        x, ladj = self.bijection.inverse(y, self._params(kept, y, context))
-        return features_last(self.partition.join(kept, x)), ladj.sum(0)
+        return self._map(features_first(self, y, context, "y"), context, "inverse")
 
-    def _params(self, kept: Tensor, moved: Tensor, context: Tensor | None) -> Tensor:
-        return self.network(kept, context).view(self.bijection.param_count, *moved.shape)
+    def _map(
+        self, x: Tensor, context: Tensor | None, direction: Direction
+    ) -> tuple[Tensor, Tensor]:
+        mapped = one_node(self.network, self.bijection, self.partition, x, context, direction)
+        if mapped is None:
+            kept, moved = self.partition.split(x)
+            params = self.network(kept, context).view(self.bijection.param_count, *moved.shape)
+            run = self.bijection.forward if direction == "forward" else self.bijection.inverse
+            moved, ladj = run(moved, params)
+            mapped = self.partition.join(kept, moved), ladj.sum(0)
+        return features_last(mapped[0]), mapped[1]

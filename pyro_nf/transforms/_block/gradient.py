@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_nf._recorded import must_record, recorded_gradient
 from pyro_nf.nn._block_values import BlockValues, evaluate
 from pyro_nf.transforms._block.walk import Search, walk
-from pyro_nf.transforms._sweep.gradient import _is_mapped
 from pyro_nf.transforms._sweep.walk import Blocks, Buffer, Growing
 
 
@@ -42,33 +42,15 @@ class BlockSweep(torch.autograd.Function):
         """Returns the gradients of v and of the network's numbers."""
         u, v, *tensors = ctx.saved_tensors
         grads: Sequence[Tensor | None]
-        if torch.is_grad_enabled() or _is_mapped(u_grad) or _is_mapped(slope_grad):
-            grads = _recorded(ctx.values, ctx.search, v, tensors, (u_grad, slope_grad))
+        if must_record(u_grad, slope_grad):
+
+            def recorded(v: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+                return recorded_walk(ctx.values.with_tensors(tensors), v, ctx.search)
+
+            grads = recorded_gradient(recorded, (v, *tensors), (u_grad, slope_grad))
         else:
             grads = _implicit(ctx.values, u, tensors, u_grad, slope_grad)
         return (None, None, *grads)
-
-
-def _recorded(
-    values: BlockValues,
-    search: Search,
-    v: Tensor,
-    tensors: list[Tensor],
-    output_grads: tuple[Tensor, Tensor],
-) -> list[Tensor | None]:
-    """Differentiates a walk that ordinary autograd records: it may be differentiated again."""
-    create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        # Aliases: the gradient for one input must not run on into another that it came from.
-        inputs = [tensor.view_as(tensor) for tensor in (v, *tensors)]
-        outputs = recorded_walk(values.with_tensors(inputs[1:]), inputs[0], search)
-        needed = [tensor for tensor in inputs if tensor.requires_grad]
-        found = iter(
-            torch.autograd.grad(
-                outputs, needed, output_grads, create_graph=create_graph, allow_unused=True
-            )
-        )
-    return [next(found) if tensor.requires_grad else None for tensor in inputs]
 
 
 def recorded_walk(values: BlockValues, v: Tensor, search: Search) -> tuple[Tensor, Tensor]:

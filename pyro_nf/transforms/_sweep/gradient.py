@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_nf._tracing import under_functorch
+from pyro_nf._recorded import must_record, recorded_gradient
 from pyro_nf.nn._features import encode, encoding_slopes
 from pyro_nf.transforms._sweep.walk import Buffer, Growing, Plan, walk
 
@@ -38,43 +38,13 @@ class Sweep(torch.autograd.Function):
         x, y, *tensors = ctx.saved_tensors
         layers = len(ctx.plan.blocks)
         weights, shifts = tensors[:layers], tensors[layers:]
-        if torch.is_grad_enabled() or _is_mapped(x_grad) or _is_mapped(ladj_grad):
-            return (None, *_recorded(ctx.plan, y, weights, shifts, (x_grad, ladj_grad)))
+        if must_record(x_grad, ladj_grad):
+
+            def growing(y: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+                return walk(ctx.plan, y, tensors[:layers], tensors[layers:], Growing)
+
+            return (None, *recorded_gradient(growing, (y, *tensors), (x_grad, ladj_grad)))
         return (None, *_reversed(ctx.plan, x, y, weights, shifts, x_grad, ladj_grad))
-
-
-def _is_mapped(grad: Tensor) -> bool:
-    # torch.autograd.grad(is_grads_batched=True) maps by the older machinery, below functorch.
-    return under_functorch() or torch._C._functorch.is_legacy_batchedtensor(grad)
-
-
-def _recorded(
-    plan: Plan,
-    y: Tensor,
-    weights: Sequence[Tensor],
-    shifts: Sequence[Tensor],
-    output_grads: tuple[Tensor, Tensor],
-) -> list[Tensor | None]:
-    """Differentiates a walk that ordinary autograd records: it may be differentiated again."""
-    create_graph = torch.is_grad_enabled()
-    layers = len(weights)
-    with torch.enable_grad():
-        # Aliases: the gradient for one input must not run on into another that it came from.
-        y, *tensors = (tensor.view_as(tensor) for tensor in (y, *weights, *shifts))
-        outputs = walk(plan, y, tensors[:layers], tensors[layers:], Growing)
-        needed = [tensor for tensor in (y, *tensors) if tensor.requires_grad]
-        # An output that depends on nothing (the ladj of a shift, say) cannot be asked.
-        asked = [(o, g) for o, g in zip(outputs, output_grads, strict=True) if o.requires_grad]
-        found = iter(
-            torch.autograd.grad(
-                [output for output, _ in asked],
-                needed,
-                [grad for _, grad in asked],
-                create_graph=create_graph,
-                allow_unused=True,
-            )
-        )
-    return [next(found) if tensor.requires_grad else None for tensor in (y, *tensors)]
 
 
 def _reversed(
