@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import pyro.distributions as dist
 import torch
@@ -14,6 +14,19 @@ from pyro_nf.transforms._contract.boundary import check_context, check_dtype, ch
 from pyro_nf.transforms._contract.features import sum_rightmost
 from pyro_nf.transforms._contract.protocol import Bound, FlowTransform
 from pyro_nf.transforms._contract.reuse import Pass
+
+
+class Passes(Protocol):
+    """Other ways through a flow than its layers' own."""
+
+    def serve(self) -> bool:
+        """Whether they may be taken now."""
+
+    def log_prob(self, value: Tensor, context: Tensor | None) -> Tensor:
+        """The log density of checked values."""
+
+    def push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Base to data, with the log-determinant."""
 
 
 class FlowDistribution(dist.TransformedDistribution):
@@ -31,6 +44,7 @@ class FlowDistribution(dist.TransformedDistribution):
         transform: Layer, base -> data.
         context: Shape ``(*context_batch, context_dim)`` for a transform with context.
         validate_args: As for any torch distribution.
+        passes: The compiled passes of a flow, if it has any.
 
     Raises:
         ValueError: If the transform does not fit the context, or the base's size; under validation
@@ -43,6 +57,7 @@ class FlowDistribution(dist.TransformedDistribution):
         transform: FlowTransform,
         context: Tensor | None = None,
         validate_args: bool | None = None,  # noqa: FBT001  (torch's signature)
+        passes: Passes | None = None,
     ) -> None:
         if context is not None:
             check_context(transform, context)
@@ -54,6 +69,9 @@ class FlowDistribution(dist.TransformedDistribution):
         # Past torch's own constructor, which builds a chain to learn the same of one transform.
         Distribution.__init__(self, shape[:cut], shape[cut:], validate_args=validate_args)
         self._draw: Pass | None = None
+        # Weights that Pyro samples are bound to a copy of the layers, which the passes do not know.
+        sampled = isinstance(bound, Bound) and bound.reuse == "never"
+        self._passes, self._given_context = None if sampled else passes, context
         if self._validate_args:
             check_finite_context("A flow", context)
 
@@ -72,7 +90,10 @@ class FlowDistribution(dist.TransformedDistribution):
             return self._push(self.base_dist.sample(torch.Size(sample_shape)))
 
     def _push(self, x: Tensor) -> Tensor:
-        y, ladj = self.transform.forward_and_ladj(x)
+        if self._passes is not None and self._passes.serve():
+            y, ladj = self._passes.push(x, self._given_context)
+        else:
+            y, ladj = self.transform.forward_and_ladj(x)
         module, context = self.transform._stamped()
         self._draw = None if module is None else Pass.remember(x, y, ladj, module, context)
         return y
@@ -90,10 +111,14 @@ class FlowDistribution(dist.TransformedDistribution):
             ValueError: If ``value`` has another event shape, or its batch does not broadcast;
                 under validation if a number is not finite or outside of the support.
         """
-        self._check_value(value)
+        self._check_shape(value)
         if reuse and self._draw is not None and self._draw.produced(value):
             x, ladj = self._draw.given, -self._draw.ladj
+        elif self._passes is not None and self._passes.serve():
+            return self._passes.log_prob(value, self._given_context)
         else:
+            if self._validate_args:
+                check_values(value, self.support, self.transform)
             x, ladj = self.transform.inverse_and_ladj(value)
         # Event dimensions that the base couples and the transform does not, and the other way.
         uncoupled = len(self.event_shape) - self.transform.codomain.event_dim
@@ -103,7 +128,7 @@ class FlowDistribution(dist.TransformedDistribution):
         base_log_prob = sum_rightmost(self.base_dist.log_prob(x), base_uncoupled)
         return base_log_prob + sum_rightmost(ladj, uncoupled)
 
-    def _check_value(self, value: Tensor) -> None:
+    def _check_shape(self, value: Tensor) -> None:
         check_tensor("log_prob", "value", value)
         module = self.transform._stamped()[0]
         if module is not None:
@@ -120,8 +145,6 @@ class FlowDistribution(dist.TransformedDistribution):
                 f"batch shape {tuple(batch)}, which do not broadcast. Give one value for each "
                 "context, or put samples in dimensions further left."
             )
-        if self._validate_args:
-            check_values(value, self.support, self.transform)
 
     def expand(
         self, batch_shape: torch.Size | tuple[int, ...], _instance: Any = None
@@ -129,7 +152,7 @@ class FlowDistribution(dist.TransformedDistribution):
         """Creates the distribution with a larger batch shape; draws are independent over it."""
         new = self._get_checked_instance(FlowDistribution, _instance)
         super().expand(batch_shape, _instance=new)
-        new._draw = None
+        new._draw = new._passes = new._given_context = None
         return new
 
     def cdf(self, value: Tensor) -> Tensor:
@@ -177,7 +200,7 @@ class FlowDistribution(dist.TransformedDistribution):
         self.transform.clear_cache()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_draw": None}
+        return {**self.__dict__, "_draw": None, "_passes": None}
 
 
 def _fitted(

@@ -40,6 +40,11 @@ def collect(
         _open.reset(reset)
 
 
+def any_open() -> bool:
+    """Whether any collector is open."""
+    return bool(_open.get())
+
+
 def wanted(token: object, name: str) -> bool:
     """Whether an open collector that the token belongs to collects this name."""
     return any(collector.wants(token, name) for collector in _open.get())
@@ -51,3 +56,28 @@ def record(token: object, name: str, value: Tensor) -> None:
         if collector.wants(token, name):
             results = collector.results
             results[name] = results[name] + value if name in results else value
+
+
+class Wishes:
+    """What the collectors open at one time want, without what they have collected.
+
+    Args:
+        collectors: The collectors.
+    """
+
+    def __init__(self, collectors: Iterable[_Collector]) -> None:
+        self._collectors = [collector._replace(results={}) for collector in collectors]
+
+    @classmethod
+    def of_open_collectors(cls) -> Wishes:
+        """The present wishes."""
+        return cls(_open.get())
+
+    @contextmanager
+    def unheard(self) -> Iterator[None]:
+        """Lets layers compute for a block what was wanted then, and drops what they record."""
+        reset = _open.set(tuple(collector._replace(results={}) for collector in self._collectors))
+        try:
+            yield
+        finally:
+            _open.reset(reset)

@@ -37,6 +37,8 @@ class FlowTransform(TwoPasses, TransformModule):
         domain, codomain: Torch constraints of the two sides, with the rank of their events.
         ladj_direction: The direction in which the log-determinant is cheap.
         reusable: False while the two directions disagree (batch normalisation in training).
+        recomputable: False while a pass uses ``torch.func.vjp`` or ``grad``, which torch refuses
+            where activations are recomputed; those of such a layer are kept.
         side_results: Names of the side results that the layer can report, see :meth:`record`.
     """
 
@@ -45,6 +47,7 @@ class FlowTransform(TwoPasses, TransformModule):
     input_dim: int | None = None
     context_dim: int = 0
     reusable: bool = True
+    recomputable: bool = True
     side_results: tuple[str, ...] = ()
 
     def __init__(self) -> None:

@@ -8,8 +8,8 @@ trace in torch: ``p.data.copy_(...)``, or through ``p.numpy()``; ``clear_cache()
 
 from __future__ import annotations
 
+import operator
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -65,31 +65,42 @@ class _TensorMark:
         )
 
 
-def _state(module: nn.Module) -> Iterator[Tensor | bool]:
-    """Every tensor and training flag below ``module``, in a fixed order."""
-    for part in module.modules():
-        yield part.training
-        yield from (p for p in part._parameters.values() if p is not None)
-        yield from (b for b in part._buffers.values() if b is not None)
-
-
 # In training these give another result each time, or another in each direction.
 UNSTEADY_IN_TRAINING = (_DropoutNd, nn.RReLU, _BatchNorm, PyroBatchNorm)
 
 
-def _directions_agree(module: nn.Module) -> bool:
-    """Whether a pass and its inverse give one result in the current mode."""
-    return not any(
-        (part.training and isinstance(part, UNSTEADY_IN_TRAINING))
-        or not getattr(part, "reusable", True)
-        for part in module.modules()
-    )
+class _State:
+    """All tensors and training flags below a module, in a fixed order.
 
+    One walk, since it is taken at every draw: ``module.modules()`` alone would cost more than a
+    small layer.
+    """
 
-def _has_inference_tensors(module: nn.Module, context: Tensor | None) -> bool:
-    """Whether a tensor made in inference mode takes part: such tensors keep no version."""
-    tensors = [part for part in _state(module) if isinstance(part, Tensor)]
-    return any(t.is_inference() for t in (tensors if context is None else [context, *tensors]))
+    __slots__ = ("flags", "reusable", "tensors")
+
+    def __init__(self, module: nn.Module) -> None:
+        self.tensors: list[Tensor] = []
+        self.flags: list[bool] = []
+        self.reusable = True
+        self._walk(module)
+
+    def _walk(self, module: nn.Module) -> None:
+        training = module.training
+        self.flags.append(training)
+        if training and isinstance(module, UNSTEADY_IN_TRAINING):
+            self.reusable = False
+        # Asked of the class first: a module searches long for what it lacks.
+        if hasattr(type(module), "reusable") and not module.reusable:
+            self.reusable = False
+        self.tensors += [p for p in module._parameters.values() if p is not None]
+        self.tensors += [b for b in module._buffers.values() if b is not None]
+        for child in module._modules.values():
+            if child is not None:
+                self._walk(child)
+
+    def marks(self) -> list[tuple[int, int, bool]]:
+        """What a change leaves its trace in, for each tensor."""
+        return [(t._version, t.data_ptr(), t.requires_grad) for t in self.tensors]
 
 
 def _modes() -> tuple[bool, ...]:
@@ -104,24 +115,29 @@ def _modes() -> tuple[bool, ...]:
 class Stamp:
     """All that a pass depended on besides its input: parameters, buffers, context and modes."""
 
-    __slots__ = ("_context", "_modes", "_module", "_state", "_steps")
+    __slots__ = ("_context", "_marks", "_modes", "_module", "_state", "_steps")
 
-    def __init__(self, module: nn.Module, context: Tensor | None) -> None:
+    def __init__(self, module: nn.Module, state: _State, context: Tensor | None) -> None:
         _OptimizerSteps.arm()
         self._module = weakref.ref(module)
         self._context = None if context is None else _TensorMark(context)
         self._modes = _modes()
         self._steps = _OptimizerSteps.count
-        self._state = [_TensorMark(s) if isinstance(s, Tensor) else s for s in _state(module)]
+        self._state, self._marks = state, state.marks()
 
     @classmethod
     def take(cls, module: nn.Module, context: Tensor | None) -> Stamp | None:
         """A stamp of the present, or None where nothing may be reused."""
         if is_compiled_or_mapped() or torch.is_inference_mode_enabled():
             return None
-        if not _directions_agree(module) or _has_inference_tensors(module, context):
+        state = _State(module)
+        if not state.reusable:
             return None
-        return cls(module, context)
+        # Tensors made in inference mode keep no version.
+        tensors = state.tensors if context is None else [context, *state.tensors]
+        if any(map(Tensor.is_inference, tensors)):
+            return None
+        return cls(module, state, context)
 
     def holds(self) -> bool:
         """Whether all that was stamped is as it was."""
@@ -132,12 +148,12 @@ class Stamp:
             return False
         if self._context is not None and not self._context.holds(self._context.ref()):
             return False
-        now = list(_state(module))
-        return len(now) == len(self._state) and all(
-            mark.holds(value)
-            if isinstance(mark, _TensorMark) and isinstance(value, Tensor)
-            else mark is value
-            for mark, value in zip(self._state, now, strict=True)
+        then, now = self._state, _State(module)
+        return (
+            then.flags == now.flags
+            and len(then.tensors) == len(now.tensors)
+            and all(map(operator.is_, then.tensors, now.tensors))
+            and self._marks == now.marks()
         )
 
 
