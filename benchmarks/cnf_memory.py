@@ -11,15 +11,14 @@ table has fixed steps, 8 to 128 of them: how the memory grows with the length of
 from __future__ import annotations
 
 import argparse
-import gc
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks._machine import describe
+from benchmarks._memory import added_mib
 from benchmarks.cnf import MAKERS, candidate, training_step
 
 SIZE, BATCH = 43, 1024
@@ -27,25 +26,13 @@ STEPS = (8, 32, 128)
 GRADIENTS = ("backprop", "checkpoint", "adjoint")
 
 
-def resident(key: str) -> int:
-    """KiB of this process, now ("VmRSS") or at most since the peak was reset ("VmHWM")."""
-    # Not ru_maxrss: that of a process begins at what its parent held.
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key))
-
-
-def added_mib(name: str, steps: int | None) -> float:
+def of_step(name: str, steps: int | None) -> float:
     """Peak memory that one step adds in this process, in MiB."""
     torch.set_num_threads(1)
     options: dict[str, Any] = {} if steps is None else {"solver": "rk4", "steps": steps}
     one = candidate(name, SIZE, **options)
     training_step(one, torch.randn(4, SIZE))()
-    step = training_step(one, torch.randn(BATCH, SIZE))
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = resident("VmRSS")
-    step()
-    return (resident("VmHWM") - before) / 1024
+    return added_mib(training_step(one, torch.randn(BATCH, SIZE)))
 
 
 def in_own_process(name: str, steps: int | None = None) -> float:
@@ -64,7 +51,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(added_mib(options.measure, options.steps))
+        print(of_step(options.measure, options.steps))
         return
     print(describe())
     print("| layer | a step adds, MiB |\n|---|---|")

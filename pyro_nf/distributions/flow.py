@@ -134,7 +134,8 @@ class Flow(nn.Module):
         their sizes (a batch of one makes one more). Small batches gain most, up to three times;
         the first call takes 10 to 60 seconds. Layers that search for a root or solve an equation
         cannot be compiled whole in that direction: pass ``fullgraph=False``, and they run between
-        the compiled parts. Blocks that collect side results, weights that Pyro samples and
+        the compiled parts. Numbers are not validated, as in any compiled distribution of torch;
+        shapes and dtypes are. Blocks that collect side results, weights that Pyro samples and
         ``torch.func`` transforms take the layers' own passes.
 
         Args:
@@ -203,11 +204,13 @@ class Flow(nn.Module):
 
         Each chain of layers is walked in segments, of which only the inputs are kept. With as many
         segments as the square root of the number of layers, a training step's activations grow
-        with that root instead of the number, for less than one more pass. Values and gradients
-        stay exactly the same: random layers see the same numbers again, running averages move
-        once, side results are reported once. ``Continuous.evaluations`` counts the latter of the
-        two passes. It holds wherever gradients are recorded, second ones included;
-        ``torch.compile``, ``torch.func`` and forward mode keep activations as they do without.
+        with that root instead of the number, for less than one more pass (and torch's bookkeeping
+        of each tensor, which small batches feel). Values and gradients stay exactly the same:
+        random layers see the same numbers again, running averages move once, side results are
+        reported once. ``Continuous.evaluations`` counts the latter of the two passes. It holds
+        wherever gradients are recorded, second ones included; ``torch.compile``, ``torch.func``
+        and forward mode keep activations as they do without, and so do residual layers whose
+        log-determinant is estimated.
 
         Args:
             segments: Number of segments; None for about the square root of the number of layers.

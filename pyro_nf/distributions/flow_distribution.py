@@ -69,7 +69,7 @@ class FlowDistribution(dist.TransformedDistribution):
         # Past torch's own constructor, which builds a chain to learn the same of one transform.
         Distribution.__init__(self, shape[:cut], shape[cut:], validate_args=validate_args)
         self._draw: Pass | None = None
-        # Weights that Pyro samples are bound to a copy of the layers, which the passes do not know.
+        # Weights that Pyro samples are bound to a copy of the layers: the passes do not know it.
         sampled = isinstance(bound, Bound) and bound.reuse == "never"
         self._passes, self._given_context = None if sampled else passes, context
         if self._validate_args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyro_nf.nn._products import use_matrix_products
 from pyro_nf.nn.block import BlockMLP
 from pyro_nf.nn.convex import ConvexMLP
 from pyro_nf.nn.field import Field
@@ -22,4 +23,5 @@ __all__ = [
     "LipschitzMLP",
     "MaskedMLP",
     "PotentialField",
+    "use_matrix_products",
 ]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pyro_nf._recorded import must_record, recorded_gradient
 from pyro_nf._tracing import is_traced
 from pyro_nf.nn._linear import Linear, spread
+from pyro_nf.nn._products import product, shifted_product
 
 aten: Any = torch.ops.aten
 
@@ -145,10 +146,10 @@ def run(stack: Stack, x: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, Val
     rows, hidden = x.t(), []
     for i, activation in enumerate(stack.activations):
         # The transpose of one shift for all rows is itself, that of (H, N) is (N, H).
-        rows = activation.apply(torch.addmm(tensors[layers + i].t(), rows, weights[i].t()))
+        rows = activation.apply(shifted_product(tensors[layers + i].t(), rows, weights[i].t()))
         hidden.append(rows)
     shift = tensors[-1].unsqueeze(1) if tensors[-1].ndim == 1 else tensors[-1]
-    return torch.addmm(shift, weights[-1], rows.t()), Values(hidden, weights)
+    return shifted_product(shift, weights[-1], rows.t()), Values(hidden, weights)
 
 
 def pull_back(
@@ -171,10 +172,10 @@ def pull_back(
     grads = [grad] * (2 * layers)
     for i in reversed(range(layers)):
         grads[layers + i] = grad.sum(1) if shifts[i].ndim == 1 else grad
-        weight_grad, mask = torch.mm(grad, sources[i]), stack.masks[i]
+        weight_grad, mask = product(grad, sources[i]), stack.masks[i]
         grads[i] = weight_grad if mask is None else weight_grad.mul_(mask)
         if i > 0:
-            rows = torch.mm(grad.t(), values.weights[i])
+            rows = product(grad.t(), values.weights[i])
             grad = stack.activations[i - 1].multiply_by_slope(rows, sources[i]).t()
     return grad, grads
 
@@ -208,5 +209,5 @@ class DenseStack(torch.autograd.Function):
             return (None, *recorded_gradient(record, (x, *tensors), (grad,)))
         values = Values(made[: layers - 1], made[layers - 1 :])
         first, grads = pull_back(stack, x, tensors[layers:], values, grad)
-        x_grad = torch.mm(values.weights[0].t(), first) if ctx.needs_input_grad[1] else None
+        x_grad = product(values.weights[0].t(), first) if ctx.needs_input_grad[1] else None
         return None, x_grad, *grads

@@ -13,6 +13,7 @@ from torch.distributions import ComposeTransform, Transform, constraints
 
 from pyro_nf.transforms._contract.features import sum_rightmost
 from pyro_nf.transforms._contract.protocol import Bound, FlowTransform
+from pyro_nf.transforms._recompute import Walk, in_segments, segment_count
 from pyro_nf.transforms.foreign import as_flow_transform
 
 # A subclass of PyroModule's own metaclass, so that PyroModule[Compose] still works.
@@ -45,10 +46,14 @@ class Compose(FlowTransform, metaclass=_ChainType):
         parts: Layers, or any torch or Pyro transforms (``.inv`` of torch's included).
         cache_size: As torch's chain takes it; reuse needs none.
         context_dim: Needed only with conditional transforms of Pyro's own, which do not tell.
+        recompute_segments: Number of segments whose activations are computed again for the
+            gradient, see :meth:`~pyro_nf.distributions.Flow.recompute_activations`; None for
+            about the square root of the number of parts, 0 to keep all. Also an attribute.
 
     Raises:
         TypeError: If a part is no transform.
-        ValueError: If the parts disagree about the size of the event or of the context.
+        ValueError: If the parts disagree about the size of the event or of the context, or the
+            number of segments is negative.
 
     Examples:
         >>> import torch
@@ -60,12 +65,15 @@ class Compose(FlowTransform, metaclass=_ChainType):
         (torch.Size([5, 2]), torch.Size([5]))
     """
 
+    recompute_segments: int = 0
+
     def __init__(
         self,
         parts: Iterable[Transform | ConditionalTransform],
         cache_size: int = 0,
         *,
         context_dim: int = 0,
+        recompute_segments: int | None = 0,
     ) -> None:
         super().__init__()
         del cache_size
@@ -75,6 +83,9 @@ class Compose(FlowTransform, metaclass=_ChainType):
             )
         layers = nn.ModuleList(as_flow_transform(part, context_dim) for part in parts)
         self.parts = cast("Sequence[FlowTransform]", layers)
+        self.recompute_segments = segment_count(
+            "Compose", "recompute_segments", recompute_segments, len(layers)
+        )
         sizes = {part.context_dim for part in self.parts} - {0}
         if len(sizes) > 1:
             raise ValueError(
@@ -91,27 +102,13 @@ class Compose(FlowTransform, metaclass=_ChainType):
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Maps through the parts in order."""
-        event_dim = self._domain_dim
-        total = None
-        for part in self.parts:
-            x, ladj = part.forward_and_ladj(x, context if part.context_dim else None)
-            before, after = part.domain.event_dim, part.codomain.event_dim
-            ladj = sum_rightmost(ladj, event_dim - before)
-            total = ladj if total is None else total + ladj
-            event_dim += after - before
-        return x, torch.zeros_like(x) if total is None else total
+        start = Walk(x, None, self._domain_dim)
+        return in_segments(_forward, [*self.parts], start, context, self.recompute_segments).result
 
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Maps through the parts' inverses in reverse order."""
-        event_dim = self._codomain_dim
-        total = None
-        for part in reversed([*self.parts]):
-            y, ladj = part.inverse_and_ladj(y, context if part.context_dim else None)
-            before, after = part.codomain.event_dim, part.domain.event_dim
-            ladj = sum_rightmost(ladj, event_dim - before)
-            total = ladj if total is None else total + ladj
-            event_dim += after - before
-        return y, torch.zeros_like(y) if total is None else total
+        start, parts = Walk(y, None, self._codomain_dim), [*self.parts][::-1]
+        return in_segments(_inverse, parts, start, context, self.recompute_segments).result
 
     def initialize(self, y: Tensor, context: Tensor | None = None) -> Tensor:
         """Initialises the parts from the data, in one walk data -> base."""
@@ -160,11 +157,40 @@ class Compose(FlowTransform, metaclass=_ChainType):
             shape = part._inverse_shape(shape)
         return shape
 
+    def extra_repr(self) -> str:
+        """The sizes, and the segments that are recomputed."""
+        segments = f", recompute_segments={self.recompute_segments}"
+        return super().extra_repr() + (segments if self.recompute_segments else "")
+
     def __len__(self) -> int:
         return len(self.parts)
 
     def __getitem__(self, index: int) -> FlowTransform:
         return self.parts[index]
+
+
+def _forward(parts: Sequence[FlowTransform], walk: Walk, context: Tensor | None) -> Walk:
+    """Walks through consecutive parts, base -> data."""
+    x, total, event_dim = walk
+    for part in parts:
+        x, ladj = part.forward_and_ladj(x, context if part.context_dim else None)
+        before, after = part.domain.event_dim, part.codomain.event_dim
+        ladj = sum_rightmost(ladj, event_dim - before)
+        total = ladj if total is None else total + ladj
+        event_dim += after - before
+    return Walk(x, total, event_dim)
+
+
+def _inverse(parts: Sequence[FlowTransform], walk: Walk, context: Tensor | None) -> Walk:
+    """Walks through the inverses of consecutive parts, data -> base."""
+    y, total, event_dim = walk
+    for part in parts:
+        y, ladj = part.inverse_and_ladj(y, context if part.context_dim else None)
+        before, after = part.codomain.event_dim, part.domain.event_dim
+        ladj = sum_rightmost(ladj, event_dim - before)
+        total = ladj if total is None else total + ladj
+        event_dim += after - before
+    return Walk(y, total, event_dim)
 
 
 def _coupled(constraint: constraints.Constraint, event_dim: int) -> constraints.Constraint:

@@ -20,7 +20,7 @@ from pyro_nf.nn.lipschitz import LipschitzMLP
 from pyro_nf.transforms._contract.features import features_first, features_last
 from pyro_nf.transforms._contract.protocol import FlowTransform
 from pyro_nf.transforms._linear.precision import as_parameters, narrow, widen, without_autocast
-from pyro_nf.transforms._residual.implicit import invert
+from pyro_nf.transforms._residual.implicit import invert, is_factored
 from pyro_nf.transforms._residual.log_det import LogDet, LogDeterminant
 from pyro_nf.transforms._residual.options import LogDetSeries
 
@@ -175,6 +175,11 @@ class InvertibleResidual(FlowTransform):
     def reusable(self) -> bool:  # type: ignore[override]
         """False while a second pass would draw other noise or see other norms."""
         return self.log_det.steady and (self.network.steady or not self.training)
+
+    @property
+    def recomputable(self) -> bool:  # type: ignore[override]
+        """False where Jacobians are no matrices but products, by ``torch.func``."""
+        return self.log_det.exact and is_factored(self.input_dim)
 
     @property
     def ladj_direction(self) -> Literal["forward", "inverse"]:  # type: ignore[override]

@@ -20,6 +20,11 @@ LinearSolver = Callable[[Columns, Tensor], Tensor]
 _LARGEST_FACTORED = 64  # dimensions up to which I + J is inverted; beyond, it is iterated
 
 
+def is_factored(size: int) -> bool:
+    """Whether the matrices I + J of this size are inverted, rather than their systems iterated."""
+    return size <= _LARGEST_FACTORED
+
+
 def invert(g: Contraction, v: Tensor, root: Root, owner: str) -> Tensor:
     r"""Solves :math:`u + g(u) = v` for u ``(D, columns)``, with derivatives.
 
@@ -45,7 +50,7 @@ def invert(g: Contraction, v: Tensor, root: Root, owner: str) -> Tensor:
     u = solve(g, v, root, owner)
     if not (torch.is_grad_enabled() or is_traced()):
         return u
-    factored = len(v) <= _LARGEST_FACTORED or is_traced()
+    factored = is_factored(len(v)) or is_traced()
     correct = _inverse_matrix(g, u) if factored else _resolvent(g, u, root, owner)
     for _ in range(2):
         u = u - correct(u + g(u) - v)

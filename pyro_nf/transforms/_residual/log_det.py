@@ -65,6 +65,11 @@ class LogDeterminant(nn.Module):
         return estimates[0][0], torch.stack([log_det for _, log_det in estimates]).mean(0)
 
     @property
+    def exact(self) -> bool:
+        """Whether the current mode's method is no estimate."""
+        return self._method(training=self.training) == "exact"
+
+    @property
     def steady(self) -> bool:
         """Whether two calls in the current mode give the same."""
         method = self._method(training=self.training)
