@@ -36,7 +36,7 @@ def evaluate(
 def _softness(raw: Tensor, bounds: Bounds) -> Tensor:
     """The divisor 1 + |a| / m that keeps the log-scale within its bounds."""
     if bounds.upper == -bounds.lower:
-        return raw.abs().mul(1 / bounds.upper).add(1)
+        return torch.ones_like(raw).add_(raw.abs(), alpha=1 / bounds.upper)
     # One of the two terms is 0.
     return raw.clamp(min=0) / bounds.upper + raw.clamp(max=0) / bounds.lower + 1
 
@@ -56,6 +56,13 @@ def solve(
     scale = ladj.exp()
     scaled = value * scale
     return scaled + shift, ladj, (softness, scale, scaled)
+
+
+def solve_into(y: Tensor, params: Tensor, bounds: Bounds, x: Tensor, ladj: Tensor) -> None:
+    """Writes the inverse and its log-derivative into ``x`` and ``ladj``."""
+    shift, raw = params.unbind(0)
+    torch.div(raw, _softness(raw, bounds), out=ladj).neg_()
+    torch.sub(y, shift, out=x).mul_(ladj.exp())
 
 
 def pull_back(

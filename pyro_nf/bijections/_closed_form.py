@@ -53,6 +53,12 @@ class ClosedForm(ScalarBijection):
         """The same without a graph, and what :meth:`pull_back` reads of it."""
         raise NotImplementedError
 
+    def solve_into(self, y: Tensor, params: Tensor, x: Tensor, ladj: Tensor) -> None:
+        """Writes the inverse and its log-derivative into ``x`` and ``ladj``, without a graph."""
+        result, log_derivative, _ = self.solve(y, params, "inverse")
+        x.copy_(result)
+        ladj.copy_(log_derivative)
+
     def pull_back(
         self, saved: Saved, grad: Tensor, ladj_grad: Tensor, direction: Direction
     ) -> tuple[Tensor, Tensor]:

@@ -15,9 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyro_nf._checks import choice, positive_float, positive_int
+from pyro_nf._tracing import is_traced
 
 # Above it softplus(a) is taken for a: the error e^-40 is below the precision of float64.
 _SOFTPLUS_THRESHOLD = 40.0
+# Below so many elements a call costs more than its arithmetic.
+_FEW = 1024
 
 
 class Box(NamedTuple):
@@ -59,10 +62,12 @@ class Cell(NamedTuple):
     """The bin that holds each element, and what the gradient of the parameters needs."""
 
     shares: Tensor  # (2, bins, n), the softmax of the raw widths and heights
-    passed: Tensor  # (bins - 1, n), whether the element lies at or right of each interior knot
+    passed: Tensor  # (bins - 1, n), 1 where the element lies at or right of each interior knot
     bin: Tensor  # (n,), its number, from 0
-    interior: Tensor  # (2, n), 1 where the [left, right] knot is an interior one, else 0
-    corners: Tensor  # (2, 2, n), [x, y] of the [left, right] knot
+    interior: Tensor  # (2, n), 1 where the [left, right] slope is learned; one 1 if all are
+    start: Tensor  # (2, n), [x, y] of the left knot
+    end: Tensor  # (2, n), [x, y] of the right knot
+    sizes: Tensor  # (2, n), width and height
     slope_rows: Tensor  # (2, n), the row of the raw slope at the [left, right] knot
     raw_slopes: Tensor  # (2, n), the input of the softplus
     slopes: Tensor  # (2, n), the slope at the [left, right] knot
@@ -101,40 +106,52 @@ def locate(box: Box, value: Tensor, params: Tensor, axis: int) -> Cell:
     """
     n = value.numel()
     shares = torch.softmax(params[: 2 * box.bins].view(2, box.bins, n), 1)
-    knots = _interior_knots(box, shares)
-    passed = value >= knots[axis]
-    # A sum in int8 is several times as fast as one in int64, and holds up to 127 interior knots.
-    index = passed.sum(0, dtype=torch.int8 if box.bins <= 128 else torch.int16).long()
-    interior = torch.stack([passed[0], ~passed[-1]]).to(value.dtype)
-    # At an end of the box the nearest interior knot stands in, to be replaced.
-    rows = torch.stack([(index - 1).clamp(min=0), index.clamp(max=box.bins - 2)])
+    knots = _knots(box, shares)
+    passed = _passed(value, knots[axis, 1:-1])
+    index = passed.sum(0).long()
     # One flat selection of both axes is faster than a gather.
-    flat = torch.add(torch.arange(n, device=value.device), rows, alpha=n).flatten()
-    corners = knots.flatten(1).index_select(1, flat).view(2, 2, n)
-    corners = torch.lerp(_ends(box, value), corners, interior)
-    if box.free_ends:
-        rows = torch.stack([index, index + 1])
-    raw_slopes = params[box.slope_rows].gather(0, rows) + box.slope_offset
-    slopes = F.softplus(raw_slopes, threshold=_SOFTPLUS_THRESHOLD) + box.min_slope
+    columns = torch.arange(2 * n, device=value.device).view(2, n)
+    flat = torch.add(columns, index, alpha=n).flatten()
+    corners = knots.flatten(1).index_select(1, flat).view(2, 2, n)  # [x, y] of [left, right]
+    start, end = corners.unbind(1)
+    first = 0 if box.free_ends else -1
+    rows = index + torch.arange(first, first + 2, device=value.device).unsqueeze(1)
     if not box.free_ends:
-        slopes = torch.lerp(slopes.new_ones(()), slopes, interior)
-    return Cell(shares, passed, index, interior, corners, rows, raw_slopes, slopes)
+        # At an end of the box the nearest interior slope stands in, to be replaced.
+        rows = rows.clamp(0, box.bins - 2)
+    raw_slopes = params[box.slope_rows].gather(0, rows).add_(box.slope_offset)
+    slopes = F.softplus(raw_slopes, threshold=_SOFTPLUS_THRESHOLD).add_(box.min_slope)
+    interior = one = slopes.new_ones(())
+    if not box.free_ends:
+        interior = torch.stack([passed[0], 1 - passed[-1]])
+        slopes = torch.lerp(one, slopes, interior)
+    sizes = end - start
+    return Cell(shares, passed, index, interior, start, end, sizes, rows, raw_slopes, slopes)
 
 
-def _interior_knots(box: Box, shares: Tensor) -> Tensor:
-    """Creates the knots ``(2, bins - 1, n)`` inside the box.
+def _passed(value: Tensor, knots: Tensor) -> Tensor:
+    """1 where a value lies at or right of a knot, else 0.
 
-    Adding row by row takes about half of cumsum's time on a CPU. A triangular matrix product
-    would do as well, but TF32 and autocast round it to three digits.
+    A comparison in place gives numbers: to convert booleans takes several times as long.
     """
-    knots = (shares[:, :-1] * box.shared_length).add_(box.least_length)
-    knots[:, 0].sub_(box.bound)
-    for k in range(1, box.bins - 1):
-        knots[:, k].add_(knots[:, k - 1])
+    beyond = (value - knots).detach()
+    return (beyond >= 0).to(value.dtype) if is_traced() else beyond.ge_(0)
+
+
+def _knots(box: Box, shares: Tensor) -> Tensor:
+    """Creates the knots ``(2, bins + 1, n)``, the ends of the box first and last.
+
+    Row by row takes a fraction of cumsum's time on a CPU, unless calls count for more than sums. A
+    triangular matrix product would do as well, but TF32 and autocast round it to three digits.
+    """
+    knots = shares.new_empty(2, box.bins + 1, shares.shape[2])
+    knots[:, 0].fill_(-box.bound)
+    lengths = knots[:, 1:-1].fill_(box.least_length)
+    lengths.add_(shares[:, :-1], alpha=box.shared_length)
+    if shares.shape[2] < _FEW:
+        knots = knots.cumsum(1)
+    else:
+        for k in range(1, box.bins):
+            knots[:, k].add_(knots[:, k - 1])
+    knots[:, -1].fill_(box.bound)
     return knots
-
-
-def _ends(box: Box, like: Tensor) -> Tensor:
-    """The left and right end of the box, ``(2, 1)``."""
-    ends = torch.linspace(-box.bound, box.bound, 2, dtype=like.dtype, device=like.device)
-    return ends.unsqueeze(1)

@@ -16,21 +16,23 @@ from pyro_nf.bijections._knots import Box, Cell, locate
 
 
 class _Curve(NamedTuple):
-    """Terms of the curve inside a bin (eq. 4 and 5), each ``(n,)``."""
+    """Terms of the curve inside a bin (eq. 4 and 5), each ``(n,)``.
+
+    The numerators are polynomials with positive coefficients in z and 1 - z. De Casteljau's means
+    of means evaluate them without cancellation, and their difference is the derivative.
+    """
 
     inside: Tensor  # 1 inside the box, 0 in the tails
     z: Tensor  # relative position, 0 at the left knot and 1 at the right one
-    z2: Tensor  # z²
-    m2: Tensor  # (1 - z)²
     u: Tensor  # z (1 - z)
-    width: Tensor
-    height: Tensor
     s: Tensor  # height / width
     t: Tensor  # d0 + d1 - 2 s
     inv_den: Tensor  # 1 / (s + t u)
-    rise: Tensor  # (y - y0) / height
-    bend: Tensor  # d1 z² + 2 s u + d0 (1 - z)²
-    slope: Tensor  # dy/dx
+    low: Tensor  # d0 (1 - z) + s z
+    high: Tensor  # s (1 - z) + d1 z
+    rise: Tensor  # (y - y0) / height = z low / (s + t u)
+    bend: Tensor  # d1 z² + 2 s u + d0 (1 - z)² = low (1 - z) + high z
+    slope: Tensor  # dy/dx = (s / (s + t u))² bend
 
 
 def evaluate(
@@ -45,21 +47,21 @@ def _solve(value: Tensor, params: Tensor, box: Box, direction: Direction) -> tup
     axis = 1 if direction == "inverse" else 0
     clamped = value.clamp(-box.bound, box.bound)
     cell = locate(box, clamped, params, axis)
-    width, height = (cell.corners[:, 1] - cell.corners[:, 0]).unbind(0)
+    width, height = cell.sizes.unbind(0)
     d0, d1 = cell.slopes.unbind(0)
     s = height / width
-    z = (clamped - cell.corners[axis, 0]) / (height if axis else width)
+    z = (clamped - cell.start[axis]) / (height if axis else width)
     if direction == "inverse":
         z = _root(z, s, d0, d1)
-    z2, m2 = z.square(), (1 - z).square()
-    u = z - z2
+    u = torch.addcmul(z, z, z, value=-1)
     t = torch.sub(d0 + d1, s, alpha=2)
     inv_den = torch.addcmul(s, t, u).reciprocal()
-    rise = torch.addcmul(s * z2, d0, u) * inv_den
-    bend = torch.addcmul(d1 * z2, d0, m2).addcmul(s, u, value=2)
+    low, high = torch.lerp(d0, s, z), torch.lerp(s, d1, z)
+    bend = torch.lerp(low, high, z)
+    rise = z * low * inv_den
     slope = (s * inv_den).square() * bend
     inside = (value == clamped).to(z.dtype)
-    return cell, _Curve(inside, z, z2, m2, u, width, height, s, t, inv_den, rise, bend, slope)
+    return cell, _Curve(inside, z, u, s, t, inv_den, low, high, rise, bend, slope)
 
 
 def _root(rise: Tensor, s: Tensor, d0: Tensor, d1: Tensor) -> Tensor:
@@ -70,11 +72,12 @@ def _root(rise: Tensor, s: Tensor, d0: Tensor, d1: Tensor) -> Tensor:
     negative and loses no digits. The sign of e tells which form of the root does not cancel.
     """
     e = torch.addcmul(d0, d0 + d1, rise, value=-1)
-    root = torch.sqrt(e.square() + 4 * s.square() * (rise * (1 - rise)))
-    p = e.abs() + root
+    s2 = s + s
+    below, above = s2 * rise, s2 * (1 - rise)
+    p = e.abs() + torch.sqrt(torch.addcmul(below * above, e, e))
     left = e >= 0
-    top = torch.where(left, 2 * s * rise, p)
-    return top / (top + torch.where(left, p, 2 * s * (1 - rise)))
+    top = torch.where(left, below, p)
+    return top / (top + torch.where(left, p, above))
 
 
 def _result(
@@ -82,9 +85,9 @@ def _result(
 ) -> tuple[Tensor, Tensor]:
     ladj = curve.slope.log() * curve.inside
     if direction == "inverse":
-        result, ladj = torch.addcmul(cell.corners[0, 0], curve.width, curve.z), -ladj
+        result, ladj = torch.addcmul(cell.start[0], cell.sizes[0], curve.z), -ladj
     else:
-        result = torch.addcmul(cell.corners[1, 0], curve.height, curve.rise)
+        result = torch.addcmul(cell.start[1], cell.sizes[1], curve.rise)
     return torch.where(curve.inside > 0, result, value), ladj
 
 
@@ -93,7 +96,7 @@ def solve(
 ) -> tuple[Tensor, Tensor, Saved]:
     """Maps flat values without a graph, and keeps the bin and the terms of the curve."""
     cell, curve = _solve(value, params, box, direction)
-    return *_result(value, cell, curve, direction), (*cell, *curve)
+    return *_result(value, cell, curve, direction), (*curve, *cell)
 
 
 def pull_back(
@@ -105,75 +108,77 @@ def pull_back(
     upstream (g_x, g_ladj) becomes G = g_x - g_ladj ∂l/∂x, then G / f' for y, and for p what the
     forward map makes of the upstream (-G / f', -g_ladj).
     """
-    split = len(Cell._fields)
-    cell, curve = Cell(*saved[:split]), _Curve(*saved[split:])
-    value_grad, *bin_grads = _gradient(cell, curve, grad, ladj_grad, direction)
-    return value_grad, _params_gradient(box, cell, *bin_grads)
+    split = len(_Curve._fields)
+    curve, cell = _Curve(*saved[:split]), Cell(*saved[split:])
+    value_grad, bin_grads, slope_grads = _gradient(cell, curve, grad, ladj_grad, direction)
+    return value_grad, _params_gradient(box, cell, bin_grads, slope_grads)
 
 
 def _gradient(
     cell: Cell, curve: _Curve, g_result: Tensor, g_ladj: Tensor, direction: Direction
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Creates the gradients of the values and of their bins' left knots, sizes and slopes.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Creates the gradients of the values, and of their bins.
 
-    The first is ``(n,)``, the others are ``(2, n)``.
+    Returns:
+        That of the values ``(n,)``; of the left knot and the sizes (at a fixed left knot), x and
+        y of each, ``(2, 2, n)``; of the slopes ``(2, n)``.
     """
-    inside, z, z2, m2, u, width, height, s, t, inv_den, rise, bend, slope = curve
-    d0, d1 = cell.slopes.unbind(0)
-    g_in, g_l = g_result * inside, g_ladj * inside
-    if direction == "inverse":
-        g_l = -g_l
+    inside, z, u, s, t, inv_den, low, high, rise, bend, slope = curve
+    width, height = cell.sizes.unbind(0)
+    axis = 1 if direction == "inverse" else 0
+    bin_grads, slope_grads = z.new_empty(2, 2, z.numel()), torch.empty_like(cell.slopes)
+    (left_x, left_y), (size_x, size_y) = (g.unbind(0) for g in bin_grads.unbind(0))
+    g_d0, g_d1 = slope_grads.unbind(0)
+    given, made = (left_y, left_x) if axis else (left_x, left_y)
+
+    g_in = torch.mul(g_result, inside, out=made)
+    g_l = g_ladj * inside
+    if axis:
+        g_l.neg_()
     # ladj = 2 log s + log bend - 2 log den, each a function of z, s, d0, d1.
     g_bend, g_den = g_l / bend, g_l * inv_den
-    v = torch.rsub(z, 1, alpha=2)  # 1 - 2 z
-    bend_z = torch.addcmul(d1 * z, s, v).addcmul(d0, z - 1)
-    gl_z = 2 * torch.addcmul(bend_z * g_bend, t * v, g_den, value=-1)
-    if direction == "inverse":
-        g_value = torch.addcdiv(g_in, gl_z, width) / slope
-        g_x, g_y, g_z = -g_in, -g_value, -g_in * width
+    w = 1 - z
+    half_gl_z = ((high - low).mul_(g_bend)).addcmul_(t * (w - z), g_den, value=-1)
+    if axis:
+        g_value = torch.addcdiv(g_in, half_gl_z, width, value=2).div_(slope)
     else:
-        g_z = torch.addcmul(gl_z, g_in * width, slope)
-        g_value = g_z / width
-        g_x, g_y = g_value, g_in
-    g_rise = g_y * height * inv_den
-    q = torch.rsub(u, 1, alpha=2)  # ∂den/∂s
-    gl_s = torch.addcmul(g_l / s, u, g_bend).addcmul(q, g_den, value=-1)
-    g_s = torch.addcmul(2 * gl_s, g_rise, torch.addcmul(z2, rise, q, value=-1))
-    both = u * torch.addcmul(2 * g_den, g_rise, rise)
-    g_d0 = torch.addcmul(m2 * g_bend, u, g_rise) - both
-    g_d1 = z2 * g_bend - both
-    g_left = torch.stack([-g_x, g_y])
-    # A size counts at a fixed left knot.
-    g_size = torch.stack(
-        [torch.addcmul(g_s * s, g_z, z) / -width, torch.addcdiv(g_y * rise, g_s, width)]
-    )
-    return torch.lerp(g_result, g_value, inside), g_left, g_size, torch.stack([g_d0, g_d1])
+        g_value = (g_in * slope).addcdiv_(half_gl_z, width, value=2)
+    torch.neg(g_value, out=given)
+
+    g_rise = (left_y * height).mul_(inv_den)
+    z2, w2 = z.square(), w.square_()
+    m = (g_rise * rise).add_(g_den, alpha=2)
+    q = z2 + w2  # ∂den/∂s
+    g_s = (g_rise * z2).addcmul_(q, m, value=-1)
+    g_s.addcmul_(u, g_bend, value=2).addcdiv_(g_l, s, value=2)
+    torch.mul(w2, g_bend, out=g_d0).addcmul_(u, g_rise.sub_(m))
+    torch.mul(z2, g_bend, out=g_d1).addcmul_(u, m, value=-1)
+    g_s.div_(width)
+    torch.mul(left_x, z, out=size_x).addcmul_(g_s, s, value=-1)
+    torch.addcmul(g_s, left_y, rise, out=size_y)
+    return torch.lerp(g_result, g_value, inside), bin_grads, slope_grads
 
 
-def _params_gradient(
-    box: Box, cell: Cell, g_left: Tensor, g_size: Tensor, g_slopes: Tensor
-) -> Tensor:
+def _params_gradient(box: Box, cell: Cell, bin_grads: Tensor, slope_grads: Tensor) -> Tensor:
     """Creates the gradient ``(rows, n)`` of the raw parameters from that of the selected bin.
 
     A share moves the left knot if its bin lies left of the selected one, and the size if it is
     the selected one. The softmax's inner product Σ share · gradient needs no sum over bins: the
     sums of shares are the left knot and the size, less what every bin has without its share.
     """
-    n, length, least = cell.bin.numel(), box.shared_length, box.least_length
-    start, end = cell.corners.unbind(1)
-    share_left = start + box.bound - cell.bin.to(start.dtype) * least
-    inner = torch.addcmul(g_left * share_left, g_size, end - start - least)
-    # Allocated once, holding 1 left of the selected bin, and worked on in place from there.
-    passed = cell.passed.to(start.dtype)
-    none = torch.zeros_like(g_size[:1])
-    slope_count = box.slope_rows.stop - box.slope_rows.start
-    result = torch.cat([passed, none, passed, none.expand(1 + slope_count, n)])
-    bins = result[: 2 * box.bins].view(2, box.bins, n)
-    bins.mul_((g_left * length).unsqueeze(1))
-    bins.scatter_add_(1, cell.bin.expand(2, 1, n), (g_size * length).unsqueeze(1))
-    bins.sub_(inner.unsqueeze(1)).mul_(cell.shares)
-    g_raw = g_slopes * torch.sigmoid(cell.raw_slopes)
-    if not box.free_ends:
-        g_raw = g_raw * cell.interior
-    result[box.slope_rows].scatter_add_(0, cell.slope_rows, g_raw)
+    bins, n, least = box.bins, cell.bin.numel(), box.least_length
+    share_left = torch.add(cell.start + box.bound, cell.bin, alpha=-least)
+    inner = bin_grads[0] * share_left
+    inner.addcmul_(bin_grads[1], cell.sizes - least).neg_()
+    # The length that the softmax shares out: inner has it already.
+    g_left, g_size = (bin_grads * box.shared_length).unsqueeze(2).unbind(0)  # (2, 1, n)
+    result = inner.new_empty(box.slope_rows.stop, n)
+    g_shares = result[: 2 * bins].view(2, bins, n)
+    inner = inner.unsqueeze(1)
+    torch.addcmul(inner, cell.passed, g_left, out=g_shares[:, :-1])
+    g_shares[:, -1:].copy_(inner)
+    g_shares.scatter_add_(1, cell.bin.expand(2, 1, n), g_size)
+    g_shares.mul_(cell.shares)
+    g_raw = torch.sigmoid(cell.raw_slopes).mul_(slope_grads).mul_(cell.interior)
+    result[box.slope_rows].zero_().scatter_add_(0, cell.slope_rows, g_raw)
     return result

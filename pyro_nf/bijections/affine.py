@@ -117,6 +117,10 @@ class Affine(ClosedForm):
         """The map without a graph, and what :meth:`pull_back` reads of it."""
         return _affine.solve(value, params, self._bounds, direction)
 
+    def solve_into(self, y: Tensor, params: Tensor, x: Tensor, ladj: Tensor) -> None:
+        """The inverse without a graph, in place."""
+        _affine.solve_into(y, params, self._bounds, x, ladj)
+
     def pull_back(
         self, saved: Saved, grad: Tensor, ladj_grad: Tensor, direction: Direction
     ) -> tuple[Tensor, Tensor]:

@@ -120,8 +120,7 @@ class LinearRationalSpline(ScalarBijection):
 
 def _mapped(value: Tensor, cell: Cell, cut: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     """Maps values ``(n,)`` along ``axis`` to the other axis, within their bins."""
-    start, end = cell.corners.unbind(1)  # (2, n) each: x and y of the knots
-    size = end - start
+    start, end, size = cell.start, cell.end, cell.sizes  # (2, n) each: x and y
     secant = size[1] / size[0]
     d0, d1 = cell.slopes.unbind(0)
     w_a, w_b = d1.sqrt(), d0.sqrt()

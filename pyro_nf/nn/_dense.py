@@ -17,6 +17,13 @@ from torch import Tensor, nn
 
 from pyro_nf._recorded import must_record, recorded_gradient
 from pyro_nf._tracing import is_traced
+from pyro_nf.nn._bands import (
+    Bands,
+    banded_input_grad,
+    banded_rows,
+    banded_weight_grad,
+    bands_of,
+)
 from pyro_nf.nn._linear import Linear, spread
 from pyro_nf.nn._products import product, shifted_product
 
@@ -50,10 +57,12 @@ class Stack(NamedTuple):
     Attributes:
         activations: One for each layer but the last.
         masks: One for each layer, None where there is none.
+        bands: Of each mask, None where the product is dense.
     """
 
     activations: tuple[InPlace, ...]
     masks: tuple[Tensor | None, ...]
+    bands: tuple[Bands | None, ...]
 
 
 class Values(NamedTuple):
@@ -126,7 +135,10 @@ def stack_of(
     """Reads the layers: the stack, and each one's weight, then each one's shift for the batch."""
     shifts = [linear.shift(context) for linear in linears]
     shifts = [shift if shift.ndim == 1 else spread(shift, batch) for shift in shifts]
-    stack = Stack(activations, tuple(linear.mask for linear in linears))
+    masks, rows = tuple(linear.mask for linear in linears), math.prod(batch)
+    # The last layer's rows are sorted by parameter, not by what they read.
+    bands = *(bands_of(mask, rows) for mask in masks[:-1]), None
+    stack = Stack(activations, masks, bands)
     return stack, [*(linear.weight for linear in linears), *shifts]
 
 
@@ -146,8 +158,12 @@ def run(stack: Stack, x: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, Val
     rows, hidden = x.t(), []
     for i, activation in enumerate(stack.activations):
         # The transpose of one shift for all rows is itself, that of (H, N) is (N, H).
-        rows = activation.apply(shifted_product(tensors[layers + i].t(), rows, weights[i].t()))
-        hidden.append(rows)
+        shift, bands = tensors[layers + i].t(), stack.bands[i]
+        if bands is None or torch.is_grad_enabled():
+            rows = shifted_product(shift, rows, weights[i].t())
+        else:
+            rows = banded_rows(shift, rows, weights[i], bands)
+        hidden.append(activation.apply(rows))
     shift = tensors[-1].unsqueeze(1) if tensors[-1].ndim == 1 else tensors[-1]
     return shifted_product(shift, weights[-1], rows.t()), Values(hidden, weights)
 
@@ -172,10 +188,18 @@ def pull_back(
     grads = [grad] * (2 * layers)
     for i in reversed(range(layers)):
         grads[layers + i] = grad.sum(1) if shifts[i].ndim == 1 else grad
-        weight_grad, mask = product(grad, sources[i]), stack.masks[i]
+        mask, bands = stack.masks[i], stack.bands[i]
+        if bands is None:
+            weight_grad = product(grad, sources[i])
+        else:
+            weight_grad = banded_weight_grad(grad, sources[i], bands)
         grads[i] = weight_grad if mask is None else weight_grad.mul_(mask)
         if i > 0:
-            rows = product(grad.t(), values.weights[i])
+            weight = values.weights[i]
+            if bands is None:
+                rows = product(grad.t(), weight)
+            else:
+                rows = banded_input_grad(grad, weight, bands)
             grad = stack.activations[i - 1].multiply_by_slope(rows, sources[i]).t()
     return grad, grads
 

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from pyro_nf._tracing import is_traced
 from pyro_nf.bijections._base import ScalarBijection
+from pyro_nf.nn._dense import in_place_forms
 from pyro_nf.nn._linear import spread
 from pyro_nf.nn.masked import MaskedMLP
 from pyro_nf.transforms._sweep.gradient import Sweep
-from pyro_nf.transforms._sweep.walk import Blocks, Buffer, Growing, Plan, walk
+from pyro_nf.transforms._sweep.solution import solve
+from pyro_nf.transforms._sweep.walk import Blocks, Plan, walk
 
 
 def sweep(
@@ -46,42 +48,70 @@ def sweep(
         (torch.Size([3, 5]), torch.Size([3, 5]))
     """
     batch = y.shape[1:]
-    order, position = network.order, torch.argsort(network.order)
-    weights, shifts = _chain_values(network, batch, context)
-    rows = y.reshape(network.input_dim, math.prod(batch)).index_select(0, order)
+    order = None if _natural(network.order) else network.order
+    weights, shifts = _chain_values(network, batch, context, order)
+    rows = y.reshape(network.input_dim, math.prod(batch))
+    rows = rows if order is None else rows.index_select(0, order)
+    plan = _plan(network, bijection, rows)
+    if _must_record(network, rows):
+        x, ladj = walk(plan, rows, weights, shifts)
+    elif torch.is_grad_enabled():
+        x, ladj = Sweep.apply(plan, rows, *weights, *shifts)
+    else:
+        x, ladj, *_ = solve(plan, rows, weights, shifts)
+    if order is not None:
+        position = torch.argsort(order)
+        x, ladj = x.index_select(0, position), ladj.index_select(0, position)
+    return x.reshape(y.shape), ladj.reshape(y.shape)
+
+
+def _natural(order: Tensor) -> bool:
+    """Whether an order that the host can read at no cost is 0, ..., D - 1."""
+    if order.device.type != "cpu" or is_traced():
+        return False
+    return order.tolist() == list(range(order.numel()))
+
+
+def _plan(network: MaskedMLP, bijection: ScalarBijection, rows: Tensor) -> Plan:
     blocks = [Blocks(counts) for counts in network.counts]
     blocks.append(Blocks.equal(network.input_dim, network.params_per_input))
     # Not the modules' calls: hooks would see fragments, and a call costs as much as a ReLU here.
     activations = tuple(module.forward for module in network.activations)
-    plan = Plan(bijection, activations, network.skips, tuple(blocks), network.features)
-    needs_graph = torch.is_grad_enabled()
-    if is_traced() or (needs_graph and _has_parameters(network)):
-        x, ladj = walk(plan, rows, weights, shifts, Growing)
-    elif not needs_graph:
-        x, ladj = walk(plan, rows, weights, shifts, Buffer)
-    else:
-        x, ladj = Sweep.apply(plan, rows, *weights, *shifts)
-    return (
-        x.index_select(0, position).reshape(y.shape),
-        ladj.index_select(0, position).reshape(y.shape),
-    )
+    in_place = None if any(network.skips) else in_place_forms((), network.activations, rows)
+    return Plan(bijection, activations, network.skips, tuple(blocks), network.features, in_place)
+
+
+def _must_record(network: MaskedMLP, rows: Tensor) -> bool:
+    """Whether each operation has to be followed: by a tracer, autocast or autograd.
+
+    The custom function gives an activation's own parameters no gradient.
+    """
+    if is_traced() or (
+        torch.is_grad_enabled() and any(True for _ in network.activations.parameters())
+    ):
+        return True
+    return rows.device.type != "meta" and torch.is_autocast_enabled(rows.device.type)
 
 
 def _chain_values(
-    network: MaskedMLP, batch: torch.Size, context: Tensor | None
+    network: MaskedMLP, batch: torch.Size, context: Tensor | None, order: Tensor | None
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Reads weights and shifts, inputs and outputs in the order of the chain, shifts spread."""
     weights, shifts = map(list, zip(*network.layer_values(context), strict=True))
-    dim, params, order = network.input_dim, network.params_per_input, network.order
-    weights[-1] = weights[-1].unflatten(0, (params, dim)).transpose(0, 1)
-    weights[-1] = weights[-1].index_select(0, order).flatten(0, 1)  # (D * P, width)
-    shifts[-1] = shifts[-1].unflatten(0, (params, dim)).transpose(0, 1)
-    shifts[-1] = shifts[-1].index_select(0, order).flatten(0, 1)  # (D * P, *context_batch)
-    # The columns of an input's features stay together.
-    weights[0] = weights[0].unflatten(1, (dim, -1)).index_select(1, order).flatten(1, 2)
-    return weights, [spread(shift, batch) for shift in shifts]
+    dim, params = network.input_dim, network.params_per_input
+    if order is not None:
+        # The columns of an input's features stay together.
+        weights[0] = weights[0].unflatten(1, (dim, -1)).index_select(1, order).flatten(1, 2)
+    for values in (weights, shifts):
+        rest = values[-1].shape[1:]  # (width,), (*context_batch,)
+        last = values[-1].view(params, dim, *rest).transpose(0, 1)
+        last = last if order is None else last.index_select(0, order)
+        values[-1] = last.reshape(dim * params, *rest)
+    return weights, [_spread(shift, batch) for shift in shifts]
 
 
-def _has_parameters(network: MaskedMLP) -> bool:
-    """Says whether an activation learns: the custom function gives it no gradient."""
-    return any(True for _ in network.activations.parameters())
+def _spread(shift: Tensor, batch: torch.Size) -> Tensor:
+    """Broadcasts ``(rows, *context_batch)`` to ``(rows, N)``."""
+    if shift.ndim == 1:
+        return shift.unsqueeze(1).expand(shift.shape[0], math.prod(batch))
+    return spread(shift, batch)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pyro_nf.bijections._base import ScalarBijection
+from pyro_nf.nn._dense import InPlace
 from pyro_nf.nn._features import Features, encode
 
 
@@ -47,6 +48,7 @@ class Plan:
     skips: tuple[bool, ...]
     blocks: tuple[Blocks, ...]  # of the hidden layers, then of the output layer
     features: Features = "values"  # what the first layer reads of each input
+    in_place: tuple[InPlace, ...] | None = None  # the activations' forms that need no new memory
 
 
 class Growing:
@@ -78,30 +80,25 @@ class Buffer:
 
 
 def walk(
-    plan: Plan,
-    y: Tensor,
-    weights: Sequence[Tensor],
-    shifts: Sequence[Tensor],
-    store: type[Growing] | type[Buffer],
+    plan: Plan, y: Tensor, weights: Sequence[Tensor], shifts: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Solves for x, input by input.
+    """Solves for x, input by input, in operations that autograd and functorch can follow.
 
     Args:
         plan: all that is no tensor.
         y: shape (D, N).
         weights: for each layer (rows, rows before), hidden layers first.
         shifts: for each layer (rows, N).
-        store: how rows are collected.
 
     Returns:
         x and log|dx/dy|, both (D, N).
     """
     weight_blocks = [b.split(w) for b, w in zip(plan.blocks, weights, strict=True)]
     shift_blocks = [b.split(s) for b, s in zip(plan.blocks, shifts, strict=True)]
-    x, ladj = store(y, Blocks.equal(y.shape[0], 1)), []
+    x, ladj = Growing(y, Blocks.equal(y.shape[0], 1)), []
     periodic = plan.features == "periodic"
-    read = store(y, Blocks.equal(y.shape[0], 2)) if periodic else x
-    units = [store(y, blocks) for blocks in plan.blocks[:-1]]
+    read = Growing(y, Blocks.equal(y.shape[0], 2)) if periodic else x
+    units = [Growing(y, blocks) for blocks in plan.blocks[:-1]]
     for p, y_p in enumerate(y.unbind(0)):
         source = read.prefix
         for i, activation in enumerate(plan.activations):
