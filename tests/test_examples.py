@@ -26,7 +26,7 @@ PROMISED = {
         ["eight_schools.png", "eight_schools_report.png"],
         ["AutoIAFNormal", "AutoFlow", "NUTS", "ReportCard"],
     ),
-    "vae.py": (["vae_samples.png", "vae_reconstructions.png"], ["IAF", "Real NVP"]),
+    "vae.py": (["vae_samples.png", "vae_reconstructions.png"], ["IAF", "Sylvester", "Real NVP"]),
     "density.py": (["moons.png", "pairs.png", "losses.png"], ["Gaussian mixture", "NSF"]),
     "conditional_density.py": (["conditional_density.png"], ["neural spline flow"]),
 }

@@ -67,3 +67,20 @@ def test_fit_a_target_on_an_accelerator() -> None:
     fit = infer.fit_target(flow, lambda z: -0.5 * z.square().sum(-1), progress=False)
     assert fit.guide().sample((3,)).device.type == "cuda"
     assert abs(fit.log_evidence - 1.8379) < 0.01
+
+
+@pytest.mark.parametrize("name", ["realnvp", "maf", "nsf"])
+def test_a_compiled_flow_on_an_accelerator(name: str) -> None:
+    flow = getattr(flows, name)(6).cuda()
+    x = torch.randn(256, 6, device="cuda")
+    expected = flow().log_prob(x)
+    flow.compile(mode="reduce-overhead", dynamic=False)  # CUDA graphs replay fixed shapes
+    optimizer = torch.optim.Adam(flow.parameters(), 1e-3, fused=True)
+    torch.testing.assert_close(flow().log_prob(x), expected, rtol=1e-4, atol=1e-4)
+    for _ in range(5):
+        loss = -flow().log_prob(x).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert loss < -expected.mean()
+    assert flow().sample((256,)).device.type == "cuda"
