@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +20,22 @@ def must_record(*grads: Tensor | None) -> bool:
 def _is_mapped(grad: Tensor) -> bool:
     # torch.autograd.grad(is_grads_batched=True) maps by the older machinery, below functorch.
     return under_functorch() or torch._C._functorch.is_legacy_batchedtensor(grad)
+
+
+def without_autocast(
+    backward: Callable[..., tuple[Tensor | None, ...]],
+) -> Callable[..., tuple[Tensor | None, ...]]:
+    """Decorates a backward: an autocast around it must not reach products of what is saved."""
+
+    @wraps(backward)
+    def run(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        kind = grads[0].device.type
+        if kind == "meta" or not torch.is_autocast_enabled(kind):
+            return backward(ctx, *grads)
+        with torch.autocast(kind, enabled=False):
+            return backward(ctx, *grads)
+
+    return run
 
 
 def recorded_gradient(

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.autograd import grad
 
+from pyro_nf import flows
 from pyro_nf import nn as networks
 from pyro_nf.bijections import Affine, RationalQuadraticSpline
 from pyro_nf.bijections._closed_form import ClosedForm
@@ -230,3 +231,50 @@ def test_the_network_alone_in_one_node():
     torch.testing.assert_close(short, long)
     upstream, inputs = torch.randn_like(short), (x, context, *network.parameters())
     torch.testing.assert_close(grad(short, inputs, upstream), grad(long, inputs, upstream))
+
+
+@pytest.mark.parametrize("name", ["realnvp", "maf", "iaf", "nsf"])
+def test_an_autocast_around_the_backward_does_not_reach_it(name):
+    flow = getattr(flows, name)(4, transforms=2, hidden_dims=(8,))
+    x = torch.randn(5, 4)
+
+    def gradients(*, autocast):
+        loss = flow().log_prob(x).sum()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            return grad(loss, list(flow.parameters()), allow_unused=True, materialize_grads=True)
+
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.normal_(0, 0.5)
+    torch.testing.assert_close(gradients(autocast=True), gradients(autocast=False))
+
+
+def test_a_forward_put_on_an_object_is_run():
+    layer = random_layer(LAYERS["maf"], Affine(), 0)
+    x = torch.randn(2, 4, dtype=torch.float64)
+    before, run = layer.inverse_and_ladj(x)[0], layer.network.output.forward
+    layer.network.output.forward = lambda *args: 2 * run(*args)
+    assert (layer.inverse_and_ladj(x)[0] - before).abs().max() > 1e-3
+
+
+def test_a_subclass_of_a_closed_form_is_asked():
+    class Twice(Affine):
+        def forward(self, x, params):
+            return 2 * x, torch.full_like(x, 2.0).log()
+
+        def inverse(self, y, params):
+            return y / 2, torch.full_like(y, 0.5).log()
+
+    y, ladj = Coupling(Twice(), 3).forward_and_ladj(torch.ones(3))
+    assert y.tolist() == [1, 2, 2]
+    torch.testing.assert_close(ladj, torch.tensor(4.0).log())
+    x, _ = Autoregressive(Twice(), 3, fast="sample").inverse_and_ladj(torch.ones(3))
+    assert x.tolist() == [0.5, 0.5, 0.5]
+
+
+def test_a_mask_written_before_the_backward_is_noticed():
+    layer = random_layer(LAYERS["maf"], Affine(), 0)
+    y, _ = layer.inverse_and_ladj(torch.randn(2, 4, dtype=torch.float64))
+    layer.network.hidden[0].mask.mul_(0.0)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        y.sum().backward()

@@ -5,11 +5,15 @@ from __future__ import annotations
 import copy
 import pickle
 
+import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
+from pyro.nn import PyroModule, PyroSample
 from torch import nn
 
 from pyro_nf import flows, infer
+from pyro_nf.distributions import DiagonalNormal
 
 # Programs are run as they were recorded: what torch's other backends make of them is theirs.
 FLOWS = {
@@ -150,3 +154,25 @@ def test_a_fit_runs_on_the_programs():
     flow = FLOWS["realnvp"](0).compile(backend=counter)
     infer.fit_density(flow, torch.randn(200, 3), max_steps=5, batch_size=32, progress=False)
     assert counter.programs >= 1
+
+
+@torch._dynamo.config.patch(recompile_limit=1)
+def test_what_finds_no_room_runs_uncompiled():
+    flow = FLOWS["realnvp"](0).compile(backend="eager")
+    x = torch.randn(4, 3)
+    expected = flow().log_prob(x)
+    with pytest.warns(RuntimeWarning, match="uncompiled"):
+        found = flow().log_prob(x.unsqueeze(0).requires_grad_())
+    torch.testing.assert_close(found[0], expected)
+    torch.testing.assert_close(flow().log_prob(x), expected)
+
+
+def test_a_sampled_base_takes_its_own_pass():
+    flow = FLOWS["realnvp"](0)
+    flow.base = PyroModule[DiagonalNormal](3, parameters="learned")
+    flow.base.loc = PyroSample(dist.Normal(torch.zeros(3), 1.0).to_event(1))
+    flow.compile(backend="eager")
+    with poutine.trace():
+        density = flow()
+    x = torch.zeros(3)
+    torch.testing.assert_close(density.log_prob(x), density.log_prob(x))

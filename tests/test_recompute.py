@@ -403,3 +403,41 @@ def test_wrong_numbers_are_refused(segments, kind, message):
         flows.realnvp(DIM).recompute_activations(segments)
     with pytest.raises(kind, match="Compose got recompute_segments="):
         T.Compose([T.ActNorm(DIM)], recompute_segments=segments)
+
+
+def test_other_parameters_in_place_of_the_layers_own():
+    flow = flows.realnvp(3, transforms=4, hidden_dims=(6,)).double()
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.normal_(0, 0.5)
+    x = torch.randn(5, 3, dtype=torch.float64)
+
+    class Score(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.flow = flow
+
+        def forward(self, x):
+            return self.flow().log_prob(x).sum()
+
+    score = Score()
+    other = {n: (1.2 * p.detach()).requires_grad_() for n, p in score.named_parameters()}
+
+    def gradients(segments):
+        flow.recompute_activations(segments)
+        out = torch.func.functional_call(score, other, (x,))
+        wanted = list(other.values())
+        return torch.autograd.grad(out, wanted, allow_unused=True, materialize_grads=True)
+
+    torch.testing.assert_close(gradients(2), gradients(0), rtol=0, atol=0)
+
+
+def test_buffers_moved_before_the_gradient_are_noticed():
+    layers = [part for _ in range(3) for part in (T.affine_coupling(3, [4]), T.BatchNorm(3))]
+    chain = T.Compose(layers, recompute_segments=3).eval()
+    x = torch.randn(6, 3)
+    ladj = chain.inverse_and_ladj(x)[1].sum()
+    chain.train()
+    chain.inverse_and_ladj(2 * x)
+    with pytest.raises(RuntimeError, match="buffer was changed"):
+        ladj.backward()

@@ -151,7 +151,6 @@ def test_score_brackets_a_known_evidence(posterior, monkeypatch):
     assert torch.allclose(log_likelihood, truth, atol=0.05)
 
 
-@pytest.mark.slow
 def test_example_reads_packed_images(tmp_path):
     images = np.random.default_rng(0).integers(0, 2, (6, 16), dtype=np.uint8)
     packed = np.packbits(images, axis=1)

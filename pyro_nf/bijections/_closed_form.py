@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import torch
 from torch import Tensor
 
-from pyro_nf._recorded import must_record, recorded_gradient
+from pyro_nf._recorded import must_record, recorded_gradient, without_autocast
 from pyro_nf._tracing import is_traced
 from pyro_nf.bijections._base import ScalarBijection
 from pyro_nf.bijections._elements import flat_elements
@@ -66,6 +66,17 @@ class ClosedForm(ScalarBijection):
         raise NotImplementedError
 
 
+def is_closed_form(bijection: ScalarBijection, dtype: torch.dtype) -> TypeGuard[ClosedForm]:
+    """Whether the bijection differentiates itself, as its class says, on elements of this type."""
+    kind = type(bijection)
+    return (
+        isinstance(bijection, ClosedForm)
+        and dtype in (torch.float32, torch.float64)
+        and kind.forward is ClosedForm.forward
+        and kind.inverse is ClosedForm.inverse
+    )
+
+
 class BijectionNode(torch.autograd.Function):
     """A closed-form bijection in the graph."""
 
@@ -79,6 +90,7 @@ class BijectionNode(torch.autograd.Function):
         return result, ladj
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, grad: Tensor, ladj_grad: Tensor) -> tuple[Tensor | None, ...]:
         bijection, direction = ctx.bijection, ctx.direction
         value, params, *saved = ctx.saved_tensors

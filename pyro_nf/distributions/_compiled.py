@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import FailOnRecompileLimitHit
 
 from pyro_nf._tracing import is_traced
 from pyro_nf.distributions.flow_distribution import FlowDistribution
@@ -27,6 +29,7 @@ class CompiledPasses:
     def __init__(self, flow: Flow, options: dict[str, Any]) -> None:
         self.flow = flow
         self._log_prob = torch.compile(_with_own_code(_log_prob), **options)
+        self._warned = False
         self._push = torch.compile(_with_own_code(_push), **options)
 
     def serve(self) -> bool:
@@ -35,11 +38,31 @@ class CompiledPasses:
 
     def log_prob(self, value: Tensor, context: Tensor | None) -> Tensor:
         """The log density of checked values."""
-        return self._log_prob(self.flow, value, context)
+        try:
+            return self._log_prob(self.flow, value, context)
+        except FailOnRecompileLimitHit:
+            self._warn()
+            return _log_prob(self.flow, value, context)
 
     def push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Base to data, with the log-determinant."""
-        return self._push(self.flow, x, context)
+        try:
+            return self._push(self.flow, x, context)
+        except FailOnRecompileLimitHit:
+            self._warn()
+            return _push(self.flow, x, context)
+
+    def _warn(self) -> None:
+        if not self._warned:
+            self._warned = True
+            limit = torch._dynamo.config.recompile_limit
+            warnings.warn(
+                f"A compiled flow has had {limit} programs made for one direction: one for each "
+                "dtype, mode, rank and set of frozen parameters. Others run uncompiled. Call "
+                "flow.compile() again for a fresh start.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
 
 
 def _log_prob(flow: Flow, value: Tensor, context: Tensor | None) -> Tensor:

@@ -15,6 +15,7 @@ from pyro_nf.distributions._base import base_wanted, check_base
 from pyro_nf.distributions._compiled import CompiledPasses
 from pyro_nf.distributions._values import check_finite_context
 from pyro_nf.distributions.flow_distribution import FlowDistribution
+from pyro_nf.transforms._contract.bayesian import holds_samples
 from pyro_nf.transforms._contract.boundary import check_context, check_dtype, check_tensor
 from pyro_nf.transforms._recompute import segment_count
 from pyro_nf.transforms._support.angles import remedy
@@ -131,7 +132,8 @@ class Flow(nn.Module):
 
         From then on ``flow()`` is scored and drawn by programs of ``torch.compile``: without a
         graph break, one for each dtype, gradient mode and number of batch dimensions, whatever
-        their sizes (a batch of one makes one more). Small batches gain most, up to three times;
+        their sizes (a batch of one makes one more, and so do other modes or frozen parameters).
+        Hooks added later are not seen: compile again. Small batches gain most, up to three times;
         the first call takes 10 to 60 seconds. Layers that search for a root or solve an equation
         cannot be compiled whole in that direction: pass ``fullgraph=False``, and they run between
         the compiled parts. Numbers are not validated, as in any compiled distribution of torch;
@@ -158,6 +160,8 @@ class Flow(nn.Module):
 
     def _passes(self) -> CompiledPasses | None:
         if self._compile_options is None or torch.compiler.is_compiling():
+            return None
+        if holds_samples(self.base):
             return None
         if self._compiled is None or self._compiled.flow is not self:  # a copy brings another's
             self._compiled = CompiledPasses(self, self._compile_options)

@@ -40,8 +40,9 @@ def bands_of(mask: Tensor | None, batch: int) -> Bands | None:
     if mask.numel() * batch < _LEAST_MULTIPLICATIONS:
         return None
     known = _known.get(mask)
-    if known is None or known[0] != mask._version:
-        known = mask._version, _find(mask)
+    state = mask._version, mask.data_ptr()
+    if known is None or known[0] != state:
+        known = state, _find(mask)
         _known[mask] = known
     bands = known[1]
     if bands is None or min(map(_area, bands)) * batch < _LEAST_MULTIPLICATIONS:

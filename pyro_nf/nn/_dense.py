@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pyro_nf._recorded import must_record, recorded_gradient
+from pyro_nf._recorded import must_record, recorded_gradient, without_autocast
 from pyro_nf._tracing import is_traced
 from pyro_nf.nn._bands import (
     Bands,
@@ -58,11 +58,31 @@ class Stack(NamedTuple):
         activations: One for each layer but the last.
         masks: One for each layer, None where there is none.
         bands: Of each mask, None where the product is dense.
+        versions: Of each mask, as autograd keeps those of what it saves.
     """
 
     activations: tuple[InPlace, ...]
     masks: tuple[Tensor | None, ...]
     bands: tuple[Bands | None, ...]
+    versions: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls,
+        activations: tuple[InPlace, ...],
+        masks: tuple[Tensor | None, ...],
+        bands: tuple[Bands | None, ...],
+    ) -> Stack:
+        """A stack with the masks as they are."""
+        return cls(activations, masks, bands, _versions(masks))
+
+    def check(self) -> None:
+        """Raises if a mask was written to since."""
+        if self.versions != _versions(self.masks):
+            raise RuntimeError(
+                "A mask was changed in place between a pass and its gradient. Take the gradient "
+                "before changing it."
+            )
 
 
 class Values(NamedTuple):
@@ -95,18 +115,23 @@ def in_place_forms(
             return None
         forms.append(form)
     for module in linears:
-        if not isinstance(module, Linear) or is_hooked(module):
+        if type(module).forward is not Linear.forward or is_hooked(module):
             return None
     return tuple(forms)
 
 
 def is_hooked(module: nn.Module) -> bool:
     return bool(
-        module._forward_hooks
+        "forward" in module.__dict__
+        or module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
     )
+
+
+def _versions(masks: tuple[Tensor | None, ...]) -> tuple[int, ...]:
+    return tuple(-1 if m is None or m.is_inference() else m._version for m in masks)
 
 
 def evaluate_in_place(
@@ -138,7 +163,7 @@ def stack_of(
     masks, rows = tuple(linear.mask for linear in linears), math.prod(batch)
     # The last layer's rows are sorted by parameter, not by what they read.
     bands = *(bands_of(mask, rows) for mask in masks[:-1]), None
-    stack = Stack(activations, masks, bands)
+    stack = Stack.of(activations, masks, bands)
     return stack, [*(linear.weight for linear in linears), *shifts]
 
 
@@ -184,6 +209,7 @@ def pull_back(
         The gradient of the first layer's result ``(H, N)``, whose product with that layer's
         weight, transposed, is the gradient of x; and those of the tensors.
     """
+    stack.check()
     layers, sources = len(shifts), [x.t(), *values.hidden]
     grads = [grad] * (2 * layers)
     for i in reversed(range(layers)):
@@ -220,6 +246,7 @@ class DenseStack(torch.autograd.Function):
         return output
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Returns the gradients of x, the weights and the shifts."""
         stack, layers = ctx.stack, len(ctx.stack.masks)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pyro_nf._checks import non_negative_int, positive_int
@@ -114,14 +115,21 @@ class Layout:
         cut = h.ndim - (0 if context is None else context.ndim - 1)
         self._dtype = h.dtype
         self._size, self._points, self._sets = h.shape[0], h.shape[1:cut], h.shape[cut:]
+        # Rows of full precision without a context: nothing to rearrange.
+        wide = h.dtype in (torch.float32, torch.float64)
+        self._is_plain = wide and len(self._points) == 1 and not self._sets
 
     def columns(self, h: Tensor) -> Tensor:
         """The values ``(*sets, D, points)``; half precision as float32."""
+        if self._is_plain:
+            return h
         flat = widen(h).reshape(self._size, math.prod(self._points), *self._sets)
         return flat.movedim((0, 1), (-2, -1))
 
     def undo(self, columns: Tensor, ladj: Tensor) -> tuple[Tensor, Tensor]:
         """The result and the log-determinant of each row, in the shapes of the contract."""
+        if self._is_plain:
+            return features_last(columns), ladj.expand(self._points)
         h = narrow(columns, self._dtype).movedim((-2, -1), (0, 1))
         h = h.reshape(self._size, *self._points, *self._sets)
         ladj = ladj.to(h.dtype).expand(*self._sets, math.prod(self._points))

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_nf._recorded import must_record, recorded_gradient
+from pyro_nf._recorded import must_record, recorded_gradient, without_autocast
 from pyro_nf.bijections import ScalarBijection
-from pyro_nf.bijections._closed_form import ClosedForm, Direction
+from pyro_nf.bijections._closed_form import ClosedForm, Direction, is_closed_form
 from pyro_nf.nn import MLP, MaskedMLP
 from pyro_nf.nn._dense import Stack, Values, in_place_forms, is_hooked, pull_back, run, stack_of
 from pyro_nf.transforms._partition import Partition
@@ -64,7 +64,7 @@ def one_node(
         The result ``(D, *batch)`` and the log-determinant ``batch``; None where the ordinary path
         has to be taken.
     """
-    if not isinstance(bijection, ClosedForm) or x.dtype not in (torch.float32, torch.float64):
+    if not is_closed_form(bijection, x.dtype):
         return None
     if type(network).forward not in _PLAIN or network.features != "values" or any(network.skips):
         return None
@@ -123,6 +123,7 @@ class WiringNode(torch.autograd.Function):
         return y, ladj
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, grad: Tensor, ladj_grad: Tensor) -> tuple[Tensor | None, ...]:
         plan, layers = ctx.plan, len(ctx.plan.stack.masks)
         x, *rest = ctx.saved_tensors

@@ -121,13 +121,24 @@ class _Circumstances(AbstractContextManager[None]):
         parameters = dict.fromkeys(p for m in modules for p in m._parameters.values())
         self._trained = [(p, p.requires_grad) for p in parameters if p is not None]
         # Of a segment's inputs torch looks after the versions itself.
-        self._versions = [(p, p._version) for p, _ in self._trained if not p.is_inference()]
+        self._versions: list[tuple[Tensor, int]] = [
+            (p, p._version) for p, _ in self._trained if not p.is_inference()
+        ]
         self._buffers = [
             (module, name, buffer.clone())
             for changing in filter(_changes_in_a_pass, modules)
             for module in changing.modules()
             for name, buffer in module._buffers.items()
             if buffer is not None
+        ]
+        # Other objects may stand in their places by then: functional_call brings and takes them.
+        moved = {(module, name) for module, name, _ in self._buffers}
+        self._places = [(m._parameters, n, p) for m in modules for n, p in m._parameters.items()]
+        self._versions += [
+            (b, b._version)
+            for m in modules
+            for n, b in m._buffers.items()
+            if b is not None and (m, n) not in moved and not b.is_inference()
         ]
         self._wishes = Wishes.of_open_collectors()
         self._entered: list[AbstractContextManager[None]] = []
@@ -143,12 +154,15 @@ class _Circumstances(AbstractContextManager[None]):
     def _restored(self) -> Iterator[None]:
         if any(parameter._version != version for parameter, version in self._versions):
             raise RuntimeError(
-                "A parameter was changed in place between a pass and its gradient, which computes "
-                "the pass again. Take the gradient before the optimiser's step."
+                "A parameter or buffer was changed in place between a pass and its gradient, "
+                "which computes the pass again. Take the gradient before the optimiser's step."
             )
         modes = [(module, module.training) for module, _ in self._modes]
         trained = [(parameter, parameter.requires_grad) for parameter, _ in self._trained]
         buffers = [(module, name, module._buffers[name]) for module, name, _ in self._buffers]
+        now = [(where, name, where.get(name)) for where, name, _ in self._places]
+        for where, name, parameter in self._places:
+            where[name] = parameter
         _set(self._modes, self._trained)
         for module, name, buffer in self._buffers:
             # Another object, not other values: what the graph has saved of the present one stays.
@@ -158,6 +172,8 @@ class _Circumstances(AbstractContextManager[None]):
                 yield
         finally:
             _set(modes, trained)
+            for where, name, parameter in now:
+                where[name] = parameter
             for module, name, present in buffers:
                 module._buffers[name] = present
 

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_nf._recorded import must_record, recorded_gradient
+from pyro_nf._recorded import must_record, recorded_gradient, without_autocast
+from pyro_nf.bijections._closed_form import is_closed_form
 from pyro_nf.nn._features import encoding_slopes
-from pyro_nf.transforms._sweep.solution import Solution, has_closed_form, solve
+from pyro_nf.transforms._sweep.solution import Solution, solve
 from pyro_nf.transforms._sweep.walk import Plan, walk
 
 
@@ -31,6 +32,7 @@ class Sweep(torch.autograd.Function):
         return found.x, found.ladj
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, x_grad: Tensor, ladj_grad: Tensor) -> tuple[Tensor | None, ...]:
         """Returns the gradients of y, the weights and the shifts."""
         plan, layers = ctx.plan, len(ctx.plan.blocks)
@@ -105,7 +107,7 @@ def _partials(plan: Plan, y: Tensor, found: Solution, ladj_grad: Tensor) -> _Par
     """Differentiates the inverse at the solution, without its dependence through the network."""
     bijection, shape = plan.bijection, (plan.bijection.param_count, *y.shape)
     params = found.params.view(y.shape[0], shape[0], y.shape[1]).transpose(0, 1)  # (P, D, N)
-    if has_closed_form(bijection, y.dtype):
+    if is_closed_form(bijection, y.dtype):
         flat = y.flatten()
         saved = bijection.solve(flat, params.flatten(1), "inverse")[2]
         one, zero = torch.ones_like(flat), torch.zeros_like(flat)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeGuard
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_nf.bijections._base import ScalarBijection
-from pyro_nf.bijections._closed_form import ClosedForm
+from pyro_nf.bijections._closed_form import is_closed_form
 from pyro_nf.nn._features import encode
 from pyro_nf.transforms._sweep.walk import Plan
 
@@ -81,7 +81,7 @@ def _inverse_into(
     bijection: ScalarBijection, dtype: torch.dtype
 ) -> Callable[[Tensor, Tensor, Tensor, Tensor], None]:
     """The bijection's inverse of y (N,), given (P, N), that is written into x and ladj."""
-    if has_closed_form(bijection, dtype):
+    if is_closed_form(bijection, dtype):
         return bijection.solve_into
 
     def write(y: Tensor, params: Tensor, x: Tensor, ladj: Tensor) -> None:
@@ -90,8 +90,3 @@ def _inverse_into(
         ladj.copy_(log_derivative)
 
     return write
-
-
-def has_closed_form(bijection: ScalarBijection, dtype: torch.dtype) -> TypeGuard[ClosedForm]:
-    """Whether the bijection differentiates itself on elements of this type."""
-    return isinstance(bijection, ClosedForm) and dtype in (torch.float32, torch.float64)
