@@ -276,5 +276,5 @@ def test_a_mask_written_before_the_backward_is_noticed():
     layer = random_layer(LAYERS["maf"], Affine(), 0)
     y, _ = layer.inverse_and_ladj(torch.randn(2, 4, dtype=torch.float64))
     layer.network.hidden[0].mask.mul_(0.0)
-    with pytest.raises(RuntimeError, match="changed in place"):
+    with pytest.raises(RuntimeError, match="inplace operation"):
         y.sum().backward()

@@ -58,31 +58,11 @@ class Stack(NamedTuple):
         activations: One for each layer but the last.
         masks: One for each layer, None where there is none.
         bands: Of each mask, None where the product is dense.
-        versions: Of each mask, as autograd keeps those of what it saves.
     """
 
     activations: tuple[InPlace, ...]
     masks: tuple[Tensor | None, ...]
     bands: tuple[Bands | None, ...]
-    versions: tuple[int, ...]
-
-    @classmethod
-    def of(
-        cls,
-        activations: tuple[InPlace, ...],
-        masks: tuple[Tensor | None, ...],
-        bands: tuple[Bands | None, ...],
-    ) -> Stack:
-        """A stack with the masks as they are."""
-        return cls(activations, masks, bands, _versions(masks))
-
-    def check(self) -> None:
-        """Raises if a mask was written to since."""
-        if self.versions != _versions(self.masks):
-            raise RuntimeError(
-                "A mask was changed in place between a pass and its gradient. Take the gradient "
-                "before changing it."
-            )
 
 
 class Values(NamedTuple):
@@ -121,6 +101,7 @@ def in_place_forms(
 
 
 def is_hooked(module: nn.Module) -> bool:
+    """Whether anything but its class says what a call of the module does."""
     return bool(
         "forward" in module.__dict__
         or module._forward_hooks
@@ -128,10 +109,6 @@ def is_hooked(module: nn.Module) -> bool:
         or module._backward_hooks
         or module._backward_pre_hooks
     )
-
-
-def _versions(masks: tuple[Tensor | None, ...]) -> tuple[int, ...]:
-    return tuple(-1 if m is None or m.is_inference() else m._version for m in masks)
 
 
 def evaluate_in_place(
@@ -163,7 +140,7 @@ def stack_of(
     masks, rows = tuple(linear.mask for linear in linears), math.prod(batch)
     # The last layer's rows are sorted by parameter, not by what they read.
     bands = *(bands_of(mask, rows) for mask in masks[:-1]), None
-    stack = Stack.of(activations, masks, bands)
+    stack = Stack(activations, masks, bands)
     return stack, [*(linear.weight for linear in linears), *shifts]
 
 
@@ -209,7 +186,6 @@ def pull_back(
         The gradient of the first layer's result ``(H, N)``, whose product with that layer's
         weight, transposed, is the gradient of x; and those of the tensors.
     """
-    stack.check()
     layers, sources = len(shifts), [x.t(), *values.hidden]
     grads = [grad] * (2 * layers)
     for i in reversed(range(layers)):
@@ -242,7 +218,8 @@ class DenseStack(torch.autograd.Function):
         """Evaluates the layers, given each one's weight, then each one's shift."""
         output, values = run(stack, x, tensors)
         ctx.stack = stack
-        ctx.save_for_backward(x, *tensors, *values.hidden, *values.weights)
+        # The masks too, for autograd then notices if one is written to.
+        ctx.save_for_backward(x, *tensors, *values.hidden, *values.weights, *stack.masks)
         return output
 
     @staticmethod
@@ -258,7 +235,7 @@ class DenseStack(torch.autograd.Function):
                 return run(stack, x, tensors)[:1]
 
             return (None, *recorded_gradient(record, (x, *tensors), (grad,)))
-        values = Values(made[: layers - 1], made[layers - 1 :])
+        values = Values(made[: layers - 1], made[layers - 1 : 2 * layers - 1])
         first, grads = pull_back(stack, x, tensors[layers:], values, grad)
         x_grad = product(values.weights[0].t(), first) if ctx.needs_input_grad[1] else None
         return None, x_grad, *grads

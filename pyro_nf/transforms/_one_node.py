@@ -9,6 +9,7 @@ place. What cannot be done so (tracers, mixed dtypes, other bijections) takes th
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,10 +17,12 @@ from torch import Tensor
 
 from pyro_nf._recorded import must_record, recorded_gradient, without_autocast
 from pyro_nf.bijections import ScalarBijection
-from pyro_nf.bijections._closed_form import ClosedForm, Direction, is_closed_form
+from pyro_nf.bijections._closed_form import ClosedForm, Direction, Saved, is_closed_form
 from pyro_nf.nn import MLP, MaskedMLP
 from pyro_nf.nn._dense import Stack, Values, in_place_forms, is_hooked, pull_back, run, stack_of
 from pyro_nf.transforms._partition import Partition
+
+Elementwise = Callable[[Tensor, Tensor, Direction], tuple[Any, ...]]
 
 
 class Plan(NamedTuple):
@@ -79,37 +82,26 @@ def one_node(
     if torch.is_grad_enabled():
         y, ladj = WiringNode.apply(plan, rows, *tensors)
     else:
-        y, ladj, _ = _solve(plan, rows, tensors)
+        y, ladj, *_ = _map(plan, bijection.solve, rows, tensors)
     return (y, ladj) if x.ndim == 2 else (y.reshape(x.shape), ladj.reshape(batch))
 
 
-def _solve(
-    plan: Plan, x: Tensor, tensors: list[Tensor] | tuple[Tensor, ...]
-) -> tuple[Tensor, Tensor, tuple[Values, tuple[Tensor, ...]]]:
-    """Maps ``(D, N)`` without a graph; returns what the backward reads of it last."""
+def _map(
+    plan: Plan, elementwise: Elementwise, x: Tensor, tensors: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Values, Saved]:
+    """Maps ``(D, N)`` with the bijection's ``solve`` or ``evaluate``.
+
+    Returns:
+        The result, the log-determinant, and what the network and the bijection keep of it.
+    """
     read, value = (x, x) if plan.partition is None else plan.partition.split(x)
     params, values = run(plan.stack, read, tensors)
-    flat, raw = _elements(plan, value, params)
-    result, ladj, saved = plan.bijection.solve(flat, raw, plan.direction)
+    n = value.numel()
+    raw = params.view(plan.bijection.param_count, n)
+    result, ladj, *saved = elementwise(value.reshape(n), raw, plan.direction)
     result, ladj = result.view(value.shape), ladj.view(value.shape).sum(0)
     y = result if plan.partition is None else plan.partition.join(read, result)
-    return y, ladj, (values, saved)
-
-
-def _record(plan: Plan, x: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-    """Maps ``(D, N)`` in operations that autograd follows."""
-    read, value = (x, x) if plan.partition is None else plan.partition.split(x)
-    params, _ = run(plan.stack, read, tensors)
-    flat, raw = _elements(plan, value, params)
-    result, ladj = plan.bijection.evaluate(flat, raw, plan.direction)
-    result, ladj = result.view(value.shape), ladj.view(value.shape).sum(0)
-    return (result if plan.partition is None else plan.partition.join(read, result)), ladj
-
-
-def _elements(plan: Plan, value: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-    """Values ``(n,)`` and their parameters ``(rows, n)``."""
-    n = value.numel()
-    return value.reshape(n), params.view(plan.bijection.param_count, n)
+    return y, ladj, values, saved[0] if saved else ()
 
 
 class WiringNode(torch.autograd.Function):
@@ -117,9 +109,11 @@ class WiringNode(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, plan: Plan, x: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        y, ladj, (values, saved) = _solve(plan, x, tensors)
+        y, ladj, values, saved = _map(plan, plan.bijection.solve, x, tensors)
         ctx.plan = plan
-        ctx.save_for_backward(x, *tensors, *values.hidden, *values.weights, *saved)
+        made = *values.hidden, *values.weights, *saved
+        # The masks too, for autograd then notices if one is written to.
+        ctx.save_for_backward(x, *tensors, *plan.stack.masks, *made)
         return y, ladj
 
     @staticmethod
@@ -127,11 +121,11 @@ class WiringNode(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, ladj_grad: Tensor) -> tuple[Tensor | None, ...]:
         plan, layers = ctx.plan, len(ctx.plan.stack.masks)
         x, *rest = ctx.saved_tensors
-        tensors, rest = rest[: 2 * layers], rest[2 * layers :]
+        tensors, rest = rest[: 2 * layers], rest[3 * layers :]
         if must_record(grad, ladj_grad):
 
             def record(x: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-                return _record(plan, x, *tensors)
+                return _map(plan, plan.bijection.evaluate, x, tensors)[:2]
 
             return None, *recorded_gradient(record, (x, *tensors), (grad, ladj_grad))
         values = Values(rest[: layers - 1], rest[layers - 1 : 2 * layers - 1])
