@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from pyro_nf import bijections as B  # noqa: N812
 from pyro_nf import transforms as T  # noqa: N812
+from pyro_nf.distributions import DiagonalNormal, UniformBox
 
 # Kept away from relu's kink, where autograd's Jacobian has two right values.
 SMOOTH = {"hidden_dims": (6,), "activation": "silu"}
@@ -27,7 +29,7 @@ class Case:
         name: The test's id.
         build: Creates the layer.
         covers: Public names that this case exercises.
-        input_dim: Size of the base side.
+        input_dim: Size of the base side's last dimension.
         context_dim: Size of the context; 0 for none.
         fresh_is_identity: Whether a fresh layer maps every x to itself (within 1e-6).
         compiles: The directions that compile without a graph break.
@@ -36,6 +38,7 @@ class Case:
             map at all.
         inverse_error: How far a round trip may miss beyond rounding, in float64.
         far: Whether inputs to ±100 are in the domain.
+        event: Shape of the base side's events; None for vectors of ``input_dim``.
         solver_error: How far two results may differ because a solver found each step by step.
         waits: Whether the host looks at values on an accelerator, as solvers do at each step.
         traceable: Whether ``torch.func`` and forward mode pass through; if not, they raise.
@@ -57,6 +60,12 @@ class Case:
     traceable: bool = True
     bfloat16: bool = True
     far: bool = True
+    event: tuple[int, ...] | None = None
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one event on the base side."""
+        return self.event or (self.input_dim,)
 
     @property
     def slack(self) -> dict[str, float]:
@@ -118,6 +127,21 @@ def inputs(
 ) -> tuple[Tensor, Tensor | None]:
     """Base-side values and a context, if the case takes one, of one batch shape."""
     generator = torch.Generator().manual_seed(seed)
-    draw = lambda size: torch.randn(*batch, size, generator=generator, dtype=torch.float64)  # noqa: E731
-    x = draw(case.input_dim).to(dtype)
+    draw = lambda *event: torch.randn(*batch, *event, generator=generator, dtype=torch.float64)  # noqa: E731
+    x = draw(*case.event_shape).to(dtype)
     return x, draw(case.context_dim).to(dtype) if case.context_dim else None
+
+
+def norms(x: Tensor, case: Case) -> Tensor:
+    """The largest absolute number of each event on the base side."""
+    return x.abs().flatten(-len(case.event_shape)).amax(-1)
+
+
+def base_of(case: Case) -> tuple[nn.Module, list[T.FlowTransform]]:
+    """A base for the case's layer, and what brings its draws into the layer's shape."""
+    if not case.far:  # the base must have the layer's domain, which a circle bounds
+        return UniformBox(case.input_dim, -math.pi, math.pi), []
+    if case.event is None:
+        return DiagonalNormal(case.input_dim), []
+    size = math.prod(case.event)
+    return DiagonalNormal(size), [T.Reshape((size,), case.event)]

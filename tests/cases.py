@@ -16,7 +16,7 @@ import cases_sigmoidal
 import cases_splines
 import cases_tails
 import cases_vector
-from case import Case, build, inputs, perturb
+from case import Case, base_of, build, inputs, norms, perturb
 
 CASES = [
     case
@@ -58,4 +58,4 @@ COVERED_ELSEWHERE = {
     **dict.fromkeys(cases_pyro.ELSEWHERE, "test_pyro_names.py"),
 }
 
-__all__ = ["CASES", "COVERED_ELSEWHERE", "Case", "build", "inputs", "perturb"]
+__all__ = ["CASES", "COVERED_ELSEWHERE", "Case", "base_of", "build", "inputs", "norms", "perturb"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mpmath
 import pytest
 import torch
-from cases import CASES, COVERED_ELSEWHERE, Case, build, inputs
+from cases import CASES, COVERED_ELSEWHERE, Case, build, inputs, norms
 from torch import Tensor
 
 from pyro_nf import bijections, distributions, flows, transforms
@@ -45,7 +45,7 @@ def jacobian_of(layer: transforms.FlowTransform, x: Tensor, context: Tensor | No
     jacobian = torch.autograd.functional.jacobian(
         lambda v: layer.forward_and_ladj(v, context)[0], x
     )
-    return jacobian.reshape(-1, x.shape[-1])[: x.shape[-1]]
+    return jacobian.reshape(-1, x.numel())[: x.numel()]
 
 
 def rounding(layer: transforms.FlowTransform, x: Tensor, context: Tensor | None) -> Tensor:
@@ -90,9 +90,7 @@ def test_round_trip(case: Case, scale: float) -> None:
     slack = rounding(layer, x, context)
     rows = slack < 1  # the others are maps that float64 cannot invert
     assert rows.any()
-    assert ((back - x).abs().amax(-1) - slack)[
-        rows
-    ].max() <= case.inverse_error + case.solver_error
+    assert (norms(back - x, case) - slack)[rows].max() <= case.inverse_error + case.solver_error
     # However badly conditioned, what comes back maps to the same data.
     again = layer.forward_and_ladj(back, context)[0]
     torch.testing.assert_close(again, y, **{"rtol": 1e-9, "atol": 1e-8} | case.slack)
@@ -139,7 +137,7 @@ def test_context_batches_broadcast_aligned_right(case: Case) -> None:
             for got, want in zip(run(x, c), run(x, full.clone()), strict=True):
                 torch.testing.assert_close(got, want, **case.slack)
     y, ladj = layer.forward_and_ladj(x[0], context[:, :1])  # the context's batch is the larger
-    assert y.shape == (2, 5, case.input_dim)
+    assert y.shape[:2] == (2, 5)
     assert ladj.shape == (2, 5)
 
 

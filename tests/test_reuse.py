@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,13 +10,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from cases import CASES, Case, build, inputs
+from cases import CASES, Case, base_of, build, inputs
 from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from pyro_nf.bijections import Affine
-from pyro_nf.distributions import DiagonalNormal, Flow, UniformBox
+from pyro_nf.distributions import DiagonalNormal, Flow
 from pyro_nf.transforms import BatchNorm, Compose, Coupling, FlowTransform, TriangularAffine
 
 EVERY = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -289,8 +288,8 @@ def test_three_steps_on_one_tensor_in_every_wrapper(case: Case) -> None:
     layer = build(case, scale=0.3, dtype=torch.float32)
     x, context = inputs(case, dtype=torch.float32)
     data = layer.forward_and_ladj(x, context)[0].detach()
-    size = case.input_dim
-    normal = dist.Normal(torch.zeros(size), torch.ones(size)).to_event(1)
+    size = case.event_shape
+    normal = dist.Normal(torch.zeros(size), torch.ones(size)).to_event(len(size))
     d = dist.ConditionalTransformedDistribution(normal, [layer]).condition(context)
     parameters = list(layer.parameters())
     if not parameters:
@@ -308,10 +307,8 @@ def test_three_steps_on_one_tensor_in_every_wrapper(case: Case) -> None:
 def test_own_draws_score_alike_reused_or_not(case: Case) -> None:
     layer = build(case, scale=0.3)
     _, context = inputs(case)
-    size = case.input_dim
-    # The base must have the layer's domain, which a circle bounds, for its support.
-    base = DiagonalNormal(size) if case.far else UniformBox(size, -math.pi, math.pi)
-    flow = Flow(base.double(), layer)
+    base, reshape = base_of(case)
+    flow = Flow(base.double(), [*reshape, layer])
     d = flow(context)
     draw = d.rsample((2,))
     slack = {"rtol": 1e-8, "atol": 1e-8} | case.slack
