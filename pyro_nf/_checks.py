@@ -75,3 +75,15 @@ def hidden_sizes(owner: str, name: str, value: Any) -> tuple[int, ...]:
             f"{owner} got {name}={value!r}. Pass a sequence of widths such as [64, 64]."
         )
     return tuple(positive_int(owner, f"{name}[{i}]", width) for i, width in enumerate(value))
+
+
+def checked_image_shape(owner: str, name: str, value: Any) -> tuple[int, int, int]:
+    """Returns channels, height and width if ``value`` is three positive integers, else raises."""
+    if isinstance(value, (str, int)) or not isinstance(value, Sequence):
+        raise TypeError(f"{owner} got {name}={value!r}. Pass (channels, height, width).")
+    if len(value) != 3:
+        raise ValueError(f"{owner} got {name}={tuple(value)}. Pass (channels, height, width).")
+    channels, height, width = (
+        positive_int(owner, f"{name}[{i}]", size) for i, size in enumerate(value)
+    )
+    return channels, height, width

@@ -10,6 +10,10 @@ import cases_block
 import cases_continuous
 import cases_convex
 import cases_core
+import cases_images
+import cases_images_layers
+import cases_images_logit
+import cases_images_residual
 import cases_pyro
 import cases_residual
 import cases_sigmoidal
@@ -17,6 +21,8 @@ import cases_splines
 import cases_tails
 import cases_vector
 from case import Case, base_of, build, inputs, norms, perturb
+
+from pyro_nf import flows
 
 CASES = [
     case
@@ -30,15 +36,25 @@ CASES = [
         cases_splines,
         cases_vector,
         cases_tails,
+        cases_images_layers,
+        cases_images_logit,
+        cases_images_residual,
+        cases_images,
         cases_pyro,
     )
     for case in family.CASES
 ]
 
+# The named flows of vectors, and those that take the shape of an image.
+VECTOR_FLOWS = sorted(set(flows.__all__) - {"dequantizer", "glow"})
+IMAGE_FLOWS = ["cnf", "flow_plus_plus", "glow", "realnvp", "residual_flow"]
+
 # Public names that are no layers or flows; each has tests of its own.
 COVERED_ELSEWHERE = {
     "AutoregressivePrior": "test_sequence.py",
     "ConvergenceError": "test_root.py",
+    "Dequantized": "test_dequantized.py",
+    "DequantizedDistribution": "test_dequantized.py",
     "DiagonalNormal": "test_bases.py",
     "Evaluations": "test_continuous.py",
     "Flow": "test_flow_distribution.py",
@@ -58,4 +74,15 @@ COVERED_ELSEWHERE = {
     **dict.fromkeys(cases_pyro.ELSEWHERE, "test_pyro_names.py"),
 }
 
-__all__ = ["CASES", "COVERED_ELSEWHERE", "Case", "base_of", "build", "inputs", "norms", "perturb"]
+__all__ = [
+    "CASES",
+    "COVERED_ELSEWHERE",
+    "IMAGE_FLOWS",
+    "VECTOR_FLOWS",
+    "Case",
+    "base_of",
+    "build",
+    "inputs",
+    "norms",
+    "perturb",
+]

@@ -14,7 +14,7 @@ from pyro_nf.nn import FieldMLP, PotentialField
 
 # A solver's result is as exact as it was told to be, and depends on all rows of a batch. Its loop
 # neither compiles nor maps; at 3·N(0, 1) the fields are so stiff that no tolerance is met in time.
-_FACTS: dict[str, Any] = {
+SOLVED: dict[str, Any] = {
     "solver_error": 1e-4,
     "compiles": "neither",
     "maps": "neither",
@@ -42,7 +42,7 @@ _LAYERS = [
         "continuous",
         lambda: T.Continuous(FieldMLP(4, (6, 5)), **_TIGHT),
         ("Continuous",),
-        **_FACTS,
+        **SOLVED,
     ),
     Case(
         "continuous-concat-context",
@@ -56,14 +56,14 @@ _LAYERS = [
         ("Continuous",),
         3,
         2,
-        **_FACTS,
+        **SOLVED,
     ),
     Case(
         "continuous-potential",
         lambda: T.Continuous(PotentialField(3, 5), norm="max", **_TIGHT),
         ("Continuous",),
         3,
-        **_FACTS,
+        **SOLVED,
     ),
     Case(
         "continuous-module-context",
@@ -72,7 +72,7 @@ _LAYERS = [
         3,
         2,
         fresh_is_identity=False,
-        **_FACTS,
+        **SOLVED,
     ),
 ]
 
@@ -82,7 +82,7 @@ _FLOWS = [
         lambda: flows.cnf(1, hidden_dims=(6, 6, 5), transforms=2, **_TIGHT).transform,
         ("cnf",),
         1,
-        **_FACTS,
+        **SOLVED,
     ),
     Case(
         "flow-rnode-2d-context",
@@ -90,7 +90,7 @@ _FLOWS = [
         ("rnode",),
         2,
         2,
-        **_FACTS,
+        **SOLVED,
     ),
     Case(
         "flow-ot_flow-2d-context",
@@ -102,7 +102,7 @@ _FLOWS = [
         ("ot_flow",),
         2,
         2,
-        **_FACTS,
+        **SOLVED,
     ),
 ]
 

@@ -7,7 +7,7 @@ import functools
 import pyro.distributions as dist
 import pytest
 import torch
-from cases import perturb
+from cases import VECTOR_FLOWS, perturb
 from torch import Tensor
 
 from pyro_nf import bijections as B  # noqa: N812
@@ -86,7 +86,7 @@ SOLVED = dict.fromkeys(
 )
 
 
-@pytest.mark.parametrize("name", sorted(set(flows.__all__) - {"circular_nsf"}))
+@pytest.mark.parametrize("name", sorted(set(VECTOR_FLOWS) - {"circular_nsf"}))
 def test_cdf_and_icdf_of_one_dimension(name: str) -> None:
     flow = getattr(flows, name)(1, **SOLVED.get(name, {})).double()
     exact, near = (1e-6, 1e-6) if name in SOLVED else (1e-9, 1e-8)

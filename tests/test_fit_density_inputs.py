@@ -62,7 +62,7 @@ BAD_INPUT = {
     ),
     "one dimension": ({"data": torch.randn(9)}, r"shape \(9,\); the flow expects \(rows, 2\)"),
     "integers": ({"data": torch.ones(9, 2, dtype=torch.long)}, "data of dtype int64"),
-    "integer array": ({"data": np.ones((9, 2), dtype=np.uint8)}, "data of dtype int64"),
+    "integer array": ({"data": np.ones((9, 2), dtype=np.uint8)}, "dtype uint8.*Dequantized"),
     "booleans": ({"data": np.ones((9, 2), dtype=bool)}, "data of dtype bool"),
     "complex": ({"data": torch.ones(9, 2, dtype=torch.cfloat)}, "data of dtype complex64"),
     "empty": ({"data": torch.ones(0, 2)}, "data without rows"),

@@ -1,6 +1,8 @@
 """Flows as distributions, and base distributions as modules."""
 
 from pyro_nf.distributions.box import UniformBox
+from pyro_nf.distributions.dequantized import Dequantized
+from pyro_nf.distributions.dequantized_distribution import DequantizedDistribution
 from pyro_nf.distributions.flow import Flow
 from pyro_nf.distributions.flow_distribution import FlowDistribution
 from pyro_nf.distributions.flow_mixture import FlowMixture
@@ -12,6 +14,8 @@ from pyro_nf.distributions.student_t import StudentT
 
 __all__ = [
     "AutoregressivePrior",
+    "Dequantized",
+    "DequantizedDistribution",
     "DiagonalNormal",
     "Flow",
     "FlowDistribution",

@@ -27,7 +27,7 @@ def check_base(base: nn.Module, context: Tensor | None, domain: Constraint) -> N
     if any(tensor.is_meta for tensor in chain(base.parameters(), base.buffers())):
         return  # on that device a distribution cannot even check its own parameters
     try:
-        made = _called(base, context)
+        made = called(base, context)
     except (AttributeError, RuntimeError, TypeError) as error:
         raise TypeError(base_wanted(base)) from error
     if not isinstance(made, Distribution):
@@ -41,7 +41,7 @@ def check_base(base: nn.Module, context: Tensor | None, domain: Constraint) -> N
 
 
 @torch.no_grad()
-def _called(base: nn.Module, context: Tensor | None) -> Any:
+def called(base: nn.Module, context: Tensor | None) -> Any:
     """The base's distribution; the call leaves no trace in a model, a store, or a generator."""
     store, seeds = pyro.get_param_store(), torch.random.fork_rng(devices=[])
     with in_mode(base, "eval"), store.scope(), poutine.block(), seeds:

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
+from pyro_nf._checks import positive_float
 from pyro_nf.distributions._base import base_wanted, check_base
 from pyro_nf.distributions._compiled import CompiledPasses
+from pyro_nf.distributions._temperature import at_temperature
 from pyro_nf.distributions._values import check_finite_context
 from pyro_nf.distributions.flow_distribution import FlowDistribution
 from pyro_nf.transforms._contract.bayesian import holds_samples
@@ -109,23 +111,42 @@ class Flow(nn.Module):
         like = next(chain(self.parameters(), self.buffers()), torch.zeros(()))
         return torch.zeros(self.context_dim, dtype=like.dtype, device=like.device)
 
-    def forward(self, context: Tensor | None = None) -> FlowDistribution:
-        """Creates the distribution of the data, given a context where the flow has one.
+    def forward(
+        self, context: Tensor | None = None, *, temperature: float = 1.0
+    ) -> FlowDistribution:
+        r"""Creates the distribution of the data, given a context where the flow has one.
+
+        At a temperature T the base keeps its location and has T times its spread, a normal base
+        :math:`N(\mu, (T\sigma)^2)`: below 1 draws come from nearer to the mode, less varied and
+        often sounder. It is a distribution like any other, whose ``log_prob`` is its own density,
+        not the trained one. A multi-level flow's learned priors are affine maps of that base, so
+        they are scaled, too. A compiled flow runs uncompiled at another temperature than 1.
 
         Args:
             context: Shape ``(*batch, context_dim)``.
+            temperature: Factor T > 0 on the base's spread: on the scale of normal, Student's t,
+                Laplace and Cauchy bases, and of each component of a mixture of them.
 
         Raises:
-            ValueError: If a context is missing, superfluous or of another size; under validation
-                if it is not finite.
+            TypeError: If the base has no scale, and the temperature is not 1.
+            ValueError: If a context is missing, superfluous or of another size, or the temperature
+                is not positive; under validation if the context is not finite.
+
+        References:
+            Glow: Generative flow with invertible 1×1 convolutions (Kingma & Dhariwal, 2018),
+            arXiv:1807.03039: draws at a reduced temperature.
         """
+        temperature = positive_float("A flow", "temperature", temperature)
         check_context(self, context)
         if context is not None:
             check_dtype("This flow", "context", context, self)
         inner = context if self.transform.context_dim else None
         if inner is None and FlowDistribution._validate_args:  # else the distribution checks it
             check_finite_context("A flow", context)
-        return FlowDistribution(self.base(context), self.transform, inner, passes=self._passes())
+        base, passes = self.base(context), self._passes()
+        if temperature != 1:
+            base, passes = at_temperature(base, temperature), None
+        return FlowDistribution(base, self.transform, inner, passes=passes)
 
     def compile(self, **options: Any) -> Flow:  # type: ignore[override]
         """Compiles the density and the draw, each when it is first used.

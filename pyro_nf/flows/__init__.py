@@ -6,6 +6,8 @@ from pyro_nf.flows.circular import circular_nsf
 from pyro_nf.flows.continuous import cnf, ot_flow, rnode
 from pyro_nf.flows.convex import convex_potential
 from pyro_nf.flows.coupling import nice, realnvp
+from pyro_nf.flows.dequantizer import dequantizer
+from pyro_nf.flows.glow import glow
 from pyro_nf.flows.integral import umnn
 from pyro_nf.flows.mixture import flow_plus_plus, gaussianization
 from pyro_nf.flows.neural import naf
@@ -20,8 +22,10 @@ __all__ = [
     "circular_nsf",
     "cnf",
     "convex_potential",
+    "dequantizer",
     "flow_plus_plus",
     "gaussianization",
+    "glow",
     "iaf",
     "maf",
     "naf",

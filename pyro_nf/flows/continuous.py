@@ -10,6 +10,8 @@ from torch import nn
 from pyro_nf._checks import positive_int
 from pyro_nf.distributions import Flow
 from pyro_nf.flows._assemble import Support, assemble
+from pyro_nf.flows._image_forms import cnf_of_images
+from pyro_nf.flows._images import is_image, only_for_vectors
 from pyro_nf.nn import FieldMLP, PotentialField
 from pyro_nf.nn._smooth import Smooth
 from pyro_nf.nn._time_linear import TimeConditioning
@@ -17,13 +19,13 @@ from pyro_nf.transforms import Continuous, FlowTransform
 
 
 def cnf(
-    input_dim: int,
+    input_dim: int | Sequence[int],
     *,
     transforms: int = 1,
-    hidden_dims: Sequence[int] = (64, 64),
+    hidden_dims: Sequence[int] | None = None,
     context_dim: int = 0,
     activation: Smooth = "tanh",
-    time: TimeConditioning = "concat",
+    time: TimeConditioning | None = None,
     gain: float = 1.0,
     base: nn.Module | None = None,
     support: Support | None = None,
@@ -39,16 +41,22 @@ def cnf(
     training and scoring are free of noise. Cost: one solve in either direction, 30 to 200
     evaluations of the field, more as the fit grows sharper.
 
+    Of images the field is convolutional (:class:`~pyro_nf.nn.FieldConv`), and its divergence is
+    estimated in training beyond 64 numbers.
+
     Args:
-        input_dim: Number of (unconstrained) dimensions.
+        input_dim: Number of (unconstrained) dimensions, or channels, height and width.
         transforms: Number of such layers, one after the other, each with a field of its own.
-        hidden_dims: Widths of the field's hidden layers.
+        hidden_dims: Widths of the field's hidden layers; None for (64, 64). Of images: their
+            channels; None for (32, 32), beyond 16 × 16 pixels (64, 64).
         context_dim: Size of the context; 0 for an unconditional flow.
         activation: "tanh", "softplus", "silu" or "sin".
-        time: How the field depends on the time, see :class:`~pyro_nf.nn.FieldMLP`.
-        gain: Spread of the field's initial weights, see there too.
-        base: Base distribution as a module; standard normal by default.
-        support: A Pyro constraint, or one for each dimension, that the data obey.
+        time: How the field depends on the time, see :class:`~pyro_nf.nn.FieldMLP`; None for
+            "concat", of images for "concatsquash".
+        gain: Spread of the field's initial weights, see there too; not of images.
+        base: Base distribution as a module, of flat vectors; standard normal by default.
+        support: A Pyro constraint, or one for each dimension, that the data obey; of images
+            ``constraints.unit_interval`` or None.
         **options: Of :class:`~pyro_nf.transforms.Continuous`: ``solver``, ``steps``, ``rtol``,
             ``atol``, ``gradient``, ``trace``, ``end_time`` and the others.
 
@@ -69,13 +77,26 @@ def cnf(
         >>> d.sample().shape, d.log_prob(torch.zeros(3)).shape
         (torch.Size([5, 3]), torch.Size([5]))
     """
+    if is_image(input_dim):
+        only_for_vectors("cnf", gain=(gain, 1.0))
+        return cnf_of_images(
+            input_dim,
+            transforms=transforms,
+            hidden_dims=hidden_dims,
+            context_dim=context_dim,
+            activation=activation,
+            time="concatsquash" if time is None else time,
+            base=base,
+            support=support,
+            **options,
+        )
     layers: list[FlowTransform] = [
         Continuous(
             FieldMLP(
                 input_dim,
-                hidden_dims,
+                (64, 64) if hidden_dims is None else hidden_dims,
                 context_dim=context_dim,
-                time=time,
+                time="concat" if time is None else time,
                 activation=activation,
                 gain=gain,
             ),

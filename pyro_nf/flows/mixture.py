@@ -11,41 +11,55 @@ from pyro_nf._checks import positive_int
 from pyro_nf.bijections import GaussianMixtureProbit, LogisticMixture
 from pyro_nf.distributions import Flow
 from pyro_nf.flows._assemble import Support, assemble, coupling_layers
+from pyro_nf.flows._image_forms import flow_plus_plus_of_images
+from pyro_nf.flows._images import is_image, only_for_images, only_for_vectors
 from pyro_nf.nn.mlp import Activation, Residual
 from pyro_nf.transforms import Elementwise, FlowTransform, Householder
 from pyro_nf.transforms._partition import MaskKind
 
 
 def flow_plus_plus(
-    input_dim: int,
+    input_dim: int | Sequence[int],
     *,
-    transforms: int = 6,
+    transforms: int | None = None,
     components: int = 8,
     mask: MaskKind = "half",
-    hidden_dims: Sequence[int] = (64, 64),
+    hidden_dims: Sequence[int] | None = None,
     context_dim: int = 0,
+    context_shape: Sequence[int] | None = None,
     activation: Activation = "tanh",
     residual: Residual = "none",
     base: nn.Module | None = None,
     support: Support | None = None,
 ) -> Flow:
-    """Creates Flow++ for vectors: couplings by the distribution function of a logistic mixture.
+    """Creates Flow++: couplings by the distribution function of a logistic mixture.
+
+    Of images the networks are gated convolutions with self-attention. Data -> base, couplings on
+    alternating checkerboards of pixels, one squeeze, then steps of a channel coupling, a 1×1
+    convolution and a checkerboard coupling, each behind a normalisation that starts from data.
+    Integers want :class:`~pyro_nf.distributions.Dequantized` with :func:`dequantizer`.
 
     Cost: one pass for ``log_prob``, in closed form; ``sample`` takes one pass of each network and
     a numerical root of the mixture, some 5 to 12 evaluations.
 
     Args:
-        input_dim: Number D of (unconstrained) dimensions.
-        transforms: Number of coupling layers; kept and moved features alternate.
+        input_dim: Number D of (unconstrained) dimensions, or channels, height and width.
+        transforms: Number of coupling layers, None for 6; kept and moved features alternate. Of
+            images: checkerboard couplings before the squeeze, and steps behind it; None for 4.
         components: Number of logistics in each mixture.
         mask: Which features a layer keeps (see :func:`~pyro_nf.transforms.coupling_mask`).
-        hidden_dims: Widths of each network's hidden layers.
+        hidden_dims: Widths of each network's hidden layers; None for (64, 64). Of images: the
+            channels of each gated block, all equal; None for (32, 32), beyond 16 × 16 pixels
+            four blocks of 64.
         context_dim: Size of the context; 0 for an unconditional flow.
+        context_shape: Of images: shape (channels, height, width) of a context that is a feature
+            map, which enters the flow flattened.
         activation: The networks' activation: a name, a function or a module. That of the default
             saturates, so that the mixtures stay put where rows lie far from all others.
         residual: "skip" adds skip connections between layers of equal width.
-        base: Base distribution as a module; standard normal by default.
-        support: A Pyro constraint, or one for each dimension, that the data obey.
+        base: Base distribution as a module, of flat vectors; standard normal by default.
+        support: A Pyro constraint, or one for each dimension, that the data obey; of images
+            ``constraints.unit_interval`` or None.
 
     Raises:
         ValueError: If a size is out of range or an option unknown.
@@ -60,14 +74,35 @@ def flow_plus_plus(
         >>> flow = flows.flow_plus_plus(3, context_dim=2)
         >>> flow(torch.zeros(5, 2)).log_prob(torch.zeros(5, 3)).shape
         torch.Size([5])
+        >>> flow = flows.flow_plus_plus((1, 4, 4), transforms=1, hidden_dims=(8,))
+        >>> flow().log_prob(torch.zeros(5, 1, 4, 4)).shape
+        torch.Size([5])
     """
+    if is_image(input_dim):
+        only_for_vectors(
+            "flow_plus_plus",
+            mask=(mask, "half"),
+            residual=(residual, "none"),
+            activation=(activation, "tanh"),
+        )
+        return flow_plus_plus_of_images(
+            input_dim,
+            transforms=transforms,
+            components=components,
+            hidden_dims=hidden_dims,
+            context_dim=context_dim,
+            context_shape=context_shape,
+            base=base,
+            support=support,
+        )
+    only_for_images("flow_plus_plus", context_shape=context_shape)
     couplings = coupling_layers(
         "flow_plus_plus",
         LogisticMixture(components=components),
         input_dim,
-        transforms,
+        6 if transforms is None else transforms,
         mask,
-        hidden_dims=hidden_dims,
+        hidden_dims=(64, 64) if hidden_dims is None else hidden_dims,
         context_dim=context_dim,
         activation=activation,
         residual=residual,

@@ -16,8 +16,8 @@ from pyro_nf.infer._inputs import Expected
 Batch = tuple[Tensor, Tensor | None]
 
 _DEFAULT_BATCH = 512
-_INITIAL_ROWS = 4096
-_EVALUATION_BATCH = 4096
+_MOST_ROWS = 4096  # at once, where the layers are initialised and rows held out are scored
+_MOST_NUMBERS = 2**20  # of data at once there: images have many to a row
 
 
 class TensorBatches:
@@ -49,7 +49,7 @@ class TensorBatches:
 
     def initial(self) -> Batch:
         """Returns rows for a data-dependent initialisation: a random few thousand."""
-        return _take(self.x, self.context, self._order[:_INITIAL_ROWS])
+        return _take(self.x, self.context, self._order[: _rows_at_once(self.x.shape[1:])])
 
     @property
     def fingerprint(self) -> dict[str, int]:
@@ -159,8 +159,9 @@ class HeldOut:
             self.checked = True
             return
         x, context = self.source
-        for start in range(0, len(x), _EVALUATION_BATCH):
-            rows = slice(start, start + _EVALUATION_BATCH)
+        at_once = _rows_at_once(x.shape[1:])
+        for start in range(0, len(x), at_once):
+            rows = slice(start, start + at_once)
             yield x[rows], None if context is None else context[rows]
 
 
@@ -188,7 +189,8 @@ def prepare(
             )
         if fraction:
             _check_splittable(owner, data, fraction)
-            data, rest = _split_loader(data, fraction, generator)
+            at_once = _rows_at_once(expected.event_shape)
+            data, rest = _split_loader(data, fraction, generator, at_once)
             held_out = HeldOut(rest, expected)
         return LoaderBatches(data, expected), held_out
 
@@ -222,6 +224,10 @@ def _no_batches(owner: str) -> ValueError:
     return ValueError(
         f"{owner} got a DataLoader without batches. Give it rows, or drop_last=False."
     )
+
+
+def _rows_at_once(event_shape: torch.Size) -> int:
+    return min(_MOST_ROWS, max(2, _MOST_NUMBERS // max(1, event_shape.numel())))
 
 
 def _take(x: Tensor, context: Tensor | None, index: Tensor) -> Batch:
@@ -269,9 +275,12 @@ def _check_splittable(owner: str, loader: DataLoader, fraction: float) -> None:
 
 
 def _split_loader(
-    loader: DataLoader, fraction: float, generator: torch.Generator
+    loader: DataLoader,
+    fraction: float,
+    generator: torch.Generator,
+    held_out_batch: int = _MOST_ROWS,
 ) -> tuple[DataLoader, DataLoader]:
-    """Holds a fraction of the rows of the loader's dataset out."""
+    """Holds a fraction of the rows of the loader's dataset out, in batches of their own size."""
     order = _permutation(len(loader.dataset), generator).tolist()  # type: ignore[arg-type]
     count = _held_out_rows(len(order), fraction)
     common: dict[str, Any] = {
@@ -289,6 +298,6 @@ def _split_loader(
         **common,
     )
     rest = DataLoader(
-        Subset(loader.dataset, sorted(order[:count])), batch_size=_EVALUATION_BATCH, **common
+        Subset(loader.dataset, sorted(order[:count])), batch_size=held_out_batch, **common
     )
     return train, rest

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
+from pyro_nf.distributions import Dequantized
+from pyro_nf.distributions._integers import check_levels, checked_integers
 from pyro_nf.infer._support import Density, is_bounded, refuse_outside_support
 
 
@@ -19,7 +21,8 @@ from pyro_nf.infer._support import Density, is_bounded, refuse_outside_support
 class Expected:
     """What a flow expects of its data: shape, support, and the dtype and device to bring it to.
 
-    Messages name ``owner``, the function that got the data.
+    Messages name ``owner``, the function that got the data. ``levels`` is 0 for real data;
+    integers keep their dtype, which may be an eighth of the flow's in size.
     """
 
     flow: Density
@@ -29,15 +32,17 @@ class Expected:
     dtype: torch.dtype
     device: torch.device
     owner: str = "fit_density"
+    levels: int = 0
 
     @classmethod
     def by(cls, flow: Density, owner: str = "fit_density") -> Expected:
         """Reads off what ``flow`` expects."""
         floating = (t for t in chain(flow.parameters(), flow.buffers()) if t.is_floating_point())
         like = next(floating, torch.empty(0))
-        bounded = is_bounded(flow, like)
+        levels = flow.levels if isinstance(flow, Dequantized) else 0
+        bounded = not levels and is_bounded(flow, like)
         shape, context_dim = flow.event_shape, flow.context_dim
-        return cls(flow, bounded, shape, context_dim, like.dtype, like.device, owner)
+        return cls(flow, bounded, shape, context_dim, like.dtype, like.device, owner, levels)
 
     def unpack(self, batch: Any, name: str) -> tuple[Any, Any]:
         """Splits what a loader yields, or what is held out, into ``(x, context or None)``."""
@@ -64,7 +69,7 @@ class Expected:
     def _pair(
         self, data: Any, context: Any, name: str, *, check_values: bool
     ) -> tuple[Tensor, Tensor | None]:
-        x = self._rows(data, name, self.event_shape, check_values=check_values)
+        x = self._data(data, name, check_values=check_values)
         context_name = "context" if name == "data" else f"the context of {name}"
         if self.context_dim == 0:
             if context is not None:
@@ -89,15 +94,33 @@ class Expected:
             )
         return x, rows
 
+    def _data(self, value: Any, name: str, *, check_values: bool) -> Tensor:
+        if not self.levels:
+            return self._rows(value, name, self.event_shape, check_values=check_values)
+        tensor = checked_integers(
+            self.owner, name, _as_tensor(self.owner, value, name), self.levels
+        )
+        self._check_shape(tensor, name, self.event_shape)
+        if check_values:
+            check_levels(self.owner, name, tensor, self.levels)
+        return tensor.to(self.device)
+
     def _rows(self, value: Any, name: str, row_shape: torch.Size, *, check_values: bool) -> Tensor:
         tensor = _as_tensor(self.owner, value, name)
-        expected = f"(rows, {', '.join(map(str, row_shape))})"
         if tensor.is_complex() or not tensor.is_floating_point():
             raise ValueError(
                 f"{self.owner} got {name} of dtype {str(tensor.dtype).removeprefix('torch.')}; "
-                "a flow is a density over real numbers. Convert it to floating point, and add "
-                "uniform noise to counts (dequantise)."
+                "a flow is a density over real numbers. Convert it to floating point, or model "
+                "integers as such: pyro_nf.distributions.Dequantized(flow, levels)."
             )
+        self._check_shape(tensor, name, row_shape)
+        tensor = tensor.detach().to(self.device, self.dtype)
+        if check_values:
+            _refuse_non_finite(self.owner, tensor, name)
+        return tensor
+
+    def _check_shape(self, tensor: Tensor, name: str, row_shape: torch.Size) -> None:
+        expected = f"(rows, {', '.join(map(str, row_shape))})"
         if tensor.shape[1:] != row_shape or tensor.ndim == 0:
             raise ValueError(
                 f"{self.owner} got {name} of shape {tuple(tensor.shape)}; the flow expects "
@@ -105,10 +128,6 @@ class Expected:
             )
         if len(tensor) == 0:
             raise ValueError(f"{self.owner} got {name} without rows. Pass at least two.")
-        tensor = tensor.detach().to(self.device, self.dtype)
-        if check_values:
-            _refuse_non_finite(self.owner, tensor, name)
-        return tensor
 
 
 def check_flow(owner: str, flow: Any) -> None:
@@ -144,7 +163,9 @@ def _as_tensor(owner: str, value: Any, name: str) -> Tensor:
         # A copy in native byte order; torch reads neither others nor read-only memory.
         array = np.array(array, dtype=np.float32 if array.dtype.itemsize <= 4 else np.float64)
         return torch.from_numpy(array)
-    return torch.tensor(array.astype(np.bool_ if array.dtype.kind == "b" else np.int64))
+    # A copy, since torch would warn of memory that it may not write to.
+    kept = array.dtype.kind == "b" or array.dtype == np.uint8
+    return torch.tensor(array if kept else array.astype(np.int64))
 
 
 def _refuse_non_finite(owner: str, tensor: Tensor, name: str) -> None:

@@ -10,11 +10,11 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from pyro_nf._modes import in_mode
-from pyro_nf.distributions import AutoregressivePrior, Flow, MixtureOfFlows
+from pyro_nf.distributions import AutoregressivePrior, Dequantized, Flow, MixtureOfFlows
 from pyro_nf.transforms._support.angles import remedy
 from pyro_nf.transforms._support.registered import tensors_in, unwrapped, with_tensors
 
-Density = Flow | MixtureOfFlows | AutoregressivePrior
+Density = Flow | MixtureOfFlows | AutoregressivePrior | Dequantized
 
 _BLOCK = 4096
 _MOST_SHOWN = 6

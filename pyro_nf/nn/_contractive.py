@@ -30,10 +30,14 @@ class Swish(nn.Module):
         super().__init__()
         self.raw_beta = nn.Parameter(torch.tensor(0.5))
 
+    def sharpness(self) -> Tensor:
+        """β, a scalar, in float32 at least."""
+        raw = self.raw_beta
+        return nn.functional.softplus(raw.to(torch.promote_types(raw.dtype, torch.float32)))
+
     def read(self) -> Sloped:
         """The function with its slope; reads β once."""
-        raw = self.raw_beta
-        beta = nn.functional.softplus(raw.to(torch.promote_types(raw.dtype, torch.float32)))
+        beta = self.sharpness()
 
         def sloped(z: Tensor) -> tuple[Tensor, Tensor]:
             gate = torch.sigmoid(beta * z)

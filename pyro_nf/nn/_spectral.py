@@ -1,4 +1,4 @@
-"""Matrices whose spectral norm is held below a limit."""
+"""Linear maps whose spectral norm is held below a limit."""
 
 from __future__ import annotations
 
@@ -14,37 +14,52 @@ _POWER_ITERATIONS = 20
 _POWER_MARGIN = 1.05
 
 
-class SpectralLimit(nn.Module):
-    r"""Scales a matrix down to a spectral norm: :math:`W \min(1, c/\lVert W\rVert_2)`.
+class NormLimit(nn.Module):
+    r"""Scales a linear map to a spectral norm, :math:`W \min(1, c/\lVert W\rVert_2)` (abstract).
 
     Args:
-        shape: Rows and columns of W.
         limit: The norm c that the result does not exceed.
-        norm: "svd" takes the exact norm. "power" takes an estimate from below, times a margin of
-            5 %: 20 power iterations from a vector that is kept in a buffer and follows the
-            weights. "auto" is "svd" up to 512 rows or columns, whichever are fewer.
+        inputs: Number of values that the map reads.
+        norm: "power" takes an estimate from below, times a margin of 5 %: 20 power iterations from
+            a vector that is kept in a buffer and follows the weights. Anything else is a name for
+            the exact norm.
     """
 
     vector: Tensor
 
-    def __init__(self, shape: tuple[int, int], limit: float, norm: Norm) -> None:
+    def __init__(self, limit: float, inputs: int, norm: str) -> None:
         super().__init__()
-        self.limit = limit
-        small = min(shape) <= _LARGEST_SVD
-        self.norm = ("svd" if small else "power") if norm == "auto" else norm
-        if self.norm == "power":
+        self.limit, self.norm = limit, norm
+        if norm == "power":
             # The start is the same in every process, and never orthogonal to all by design.
             generator = torch.Generator().manual_seed(0)
-            start = torch.randn(shape[1], generator=generator, device="cpu")
+            start = torch.randn(inputs, generator=generator, device="cpu")
             self.register_buffer("vector", torch.tensor((start / start.norm()).tolist()))
 
+    def exact(self, weight: Tensor) -> Tensor:
+        """Computes the norm, or a bound from above; twice differentiable."""
+        raise NotImplementedError
+
+    def apply_to(self, weight: Tensor, right: Tensor) -> Tensor:
+        """Applies the map to a flat vector."""
+        raise NotImplementedError
+
+    def apply_transposed(self, weight: Tensor, left: Tensor) -> Tensor:
+        """Applies the transposed map to a flat vector."""
+        raise NotImplementedError
+
+    @property
+    def steady(self) -> bool:
+        """Whether the result depends on the weight alone."""
+        return self.norm != "power"
+
     def forward(self, weight: Tensor) -> Tensor:
-        """Returns the scaled matrix; differentiable."""
-        if self.norm == "svd":
-            norm = top_singular_value(weight)
+        """Returns the scaled weight; differentiable."""
+        if self.steady:
+            norm = self.exact(weight)
         else:
             right = self._iterate(weight.detach())
-            image = weight @ right  # the norm's derivative, its singular vectors held fixed
+            image = self.apply_to(weight, right)  # its derivative holds the vectors fixed
             norm = _POWER_MARGIN * image.square().sum().clamp(min=_tiny(image)).sqrt()
         # Not (limit / norm).clamp(max=1): at tiny norms the quotient's derivative overflows.
         return weight * (self.limit / norm.clamp(min=self.limit))
@@ -52,7 +67,7 @@ class SpectralLimit(nn.Module):
     @torch.no_grad()
     def refine(self, weight: Tensor) -> None:
         """Keeps the present singular vector as the start of the next power iteration."""
-        if self.norm == "power":
+        if not self.steady:
             # In place: the buffer keeps its identity, and reuse sees its version change.
             self.vector.copy_(self._iterate(weight))
 
@@ -61,13 +76,41 @@ class SpectralLimit(nn.Module):
         """The right singular vector of the largest singular value, approximately."""
         right = self.vector.to(weight.dtype)
         for _ in range(_POWER_ITERATIONS):
-            left = nn.functional.normalize(weight @ right, dim=0)
-            right = nn.functional.normalize(weight.mT @ left, dim=0)
+            left = nn.functional.normalize(self.apply_to(weight, right), dim=0)
+            right = nn.functional.normalize(self.apply_transposed(weight, left), dim=0)
         return right
 
     def extra_repr(self) -> str:
         """The limit and how the norm is found."""
         return f"limit={self.limit:.4g}, norm={self.norm!r}"
+
+
+class SpectralLimit(NormLimit):
+    """A limit of matrices.
+
+    Args:
+        shape: Rows and columns of W.
+        limit: The norm that the result does not exceed.
+        norm: "svd" for the exact norm, "power" for its estimate. "auto" is "svd" up to 512 rows or
+            columns, whichever are fewer.
+    """
+
+    def __init__(self, shape: tuple[int, int], limit: float, norm: Norm) -> None:
+        small = min(shape) <= _LARGEST_SVD
+        chosen = ("svd" if small else "power") if norm == "auto" else norm
+        super().__init__(limit, shape[1], chosen)
+
+    def exact(self, weight: Tensor) -> Tensor:
+        """Computes the norm."""
+        return top_singular_value(weight)
+
+    def apply_to(self, weight: Tensor, right: Tensor) -> Tensor:
+        """Multiplies with the matrix."""
+        return weight @ right
+
+    def apply_transposed(self, weight: Tensor, left: Tensor) -> Tensor:
+        """Multiplies with its transpose."""
+        return weight.mT @ left
 
 
 def top_singular_value(weight: Tensor) -> Tensor:

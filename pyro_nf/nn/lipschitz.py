@@ -9,15 +9,16 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from pyro_nf._checks import choice, hidden_sizes, non_negative_int, positive_float, positive_int
-from pyro_nf.nn._contractive import CONSTANTS, Contractive, Fixed, Swish, make_contractive
+from pyro_nf._checks import choice, hidden_sizes, non_negative_int, positive_int
+from pyro_nf.nn._contractive import Contractive
 from pyro_nf.nn._linear import Linear, check_context, check_inputs
 from pyro_nf.nn._lipschitz_function import LipschitzFunction
 from pyro_nf.nn._lipschitz_linear import LipschitzLinear
+from pyro_nf.nn._lipschitz_network import LipschitzNetwork
 from pyro_nf.nn._spectral import Norm
 
 
-class LipschitzMLP(nn.Module):
+class LipschitzMLP(LipschitzNetwork):
     r"""A multilayer perceptron g with :math:`|g(x) - g(x')| \le L |x - x'|`, Euclidean norms.
 
     .. math::
@@ -68,6 +69,8 @@ class LipschitzMLP(nn.Module):
         True
     """
 
+    linears: Sequence[LipschitzLinear]
+
     def __init__(
         self,
         input_dim: int,
@@ -80,21 +83,14 @@ class LipschitzMLP(nn.Module):
         norm: Norm = "auto",
         zero_init: bool = True,
     ) -> None:
-        super().__init__()
         owner = "LipschitzMLP"
+        hidden_dims = hidden_sizes(owner, "hidden_dims", hidden_dims)
+        super().__init__(len(hidden_dims), lipschitz, activation)
         self.input_dim = positive_int(owner, "input_dim", input_dim)
         self.output_dim = positive_int(owner, "output_dim", output_dim)
-        self.hidden_dims = hidden_sizes(owner, "hidden_dims", hidden_dims)
-        self.lipschitz = positive_float(owner, "lipschitz", lipschitz)
+        self.hidden_dims = hidden_dims
         self.context_dim = non_negative_int(owner, "context_dim", context_dim)
-        choice(owner, "activation", activation, tuple(CONSTANTS))
         choice(owner, "norm", norm, ("auto", "svd", "power"))
-
-        activations = nn.ModuleList(make_contractive(activation) for _ in self.hidden_dims)
-        self.activations = cast("Sequence[Swish | Fixed]", activations)
-        # The activations enter unscaled: the weights that follow them make up for their constants.
-        self.constant = CONSTANTS[activation]
-        share = self.lipschitz ** (1 / (len(self.hidden_dims) + 1))
         concatenated = activation == "concat_lipswish"
         fan_in = [input_dim, *((2 if concatenated else 1) * width for width in self.hidden_dims)]
         linears = nn.ModuleList()
@@ -108,9 +104,8 @@ class LipschitzMLP(nn.Module):
                 context_dim=0 if last and i else self.context_dim,
                 zero_init=zero_init and last,
             )
-            limit = share / self.constant if i else share
             reads: Literal["values", "pairs"] = "pairs" if i and concatenated else "values"
-            linears.append(LipschitzLinear(linear, limit, norm, reads))
+            linears.append(LipschitzLinear(linear, self.limits[i], norm, reads))
         self.linears = cast("Sequence[LipschitzLinear]", linears)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -146,29 +141,3 @@ class LipschitzMLP(nn.Module):
             tuple(linear.read(context, batch) for linear in self.linears),
             tuple(activation.read() for activation in self.activations),
         )
-
-    def refine(self) -> None:
-        """Moves the vectors of ``norm="power"`` along with the weights, in place."""
-        for linear in self.linears:
-            linear.refine()
-
-    @property
-    def steady(self) -> bool:
-        """Whether the function depends on the parameters alone: no layer has ``norm="power"``."""
-        return all(linear.limit.norm == "svd" for linear in self.linears)
-
-    @torch.no_grad()
-    def lipschitz_bound(self) -> Tensor:
-        """Computes a bound on the Lipschitz constant.
-
-        Returns:
-            The product of the layers' exact norms and of the activations' constants, a scalar
-            without a graph. It is at most ``lipschitz``, up to rounding; with ``norm="power"`` it
-            shows whether the estimated norms held.
-        """
-        norms = torch.stack([linear.norm() for linear in self.linears])
-        return norms.prod() * self.constant ** len(self.activations)
-
-    def extra_repr(self) -> str:
-        """The bound."""
-        return f"lipschitz={self.lipschitz}"

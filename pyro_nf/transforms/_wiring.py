@@ -25,7 +25,7 @@ class Wiring(FlowTransform):
     def __init__(self, bijection: ScalarBijection, input_dim: int, context_dim: int) -> None:
         super().__init__()
         owner = type(self).__name__
-        self.bijection = _checked_bijection(owner, bijection)
+        self.bijection = checked_bijection(owner, bijection)
         self.input_dim = positive_int(owner, "input_dim", input_dim)
         self.context_dim = non_negative_int(owner, "context_dim", context_dim)
         if bijection.domain is not constraints.real:
@@ -41,7 +41,7 @@ class Wiring(FlowTransform):
         return f"{self.bijection}, {super().extra_repr()}"
 
 
-def _checked_bijection(owner: str, bijection: Any) -> ScalarBijection:
+def checked_bijection(owner: str, bijection: Any) -> ScalarBijection:
     if isinstance(bijection, ScalarBijection):
         return bijection
     if isinstance(bijection, VectorBijection):

@@ -6,13 +6,22 @@ import torch
 from torch import Tensor, nn
 
 
-def mean_and_std(layer: nn.Module, columns: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def mean_and_std(
+    layer: nn.Module,
+    columns: Tensor,
+    dtype: torch.dtype,
+    *,
+    datum: str = "row",
+    axis: str = "dimension",
+) -> tuple[Tensor, Tensor]:
     """Creates the mean and standard deviation of each dimension, in float64.
 
     Args:
         layer: The layer that asks, for the messages.
         columns: Data of shape ``(D, rows)``.
         dtype: What the layer will keep them in; a deviation too small for it counts as none.
+        datum: What the messages call a datum.
+        axis: What they call a dimension.
 
     Returns:
         The mean and the standard deviation, each ``(D,)``; 1 for the deviation of a constant.
@@ -23,13 +32,14 @@ def mean_and_std(layer: nn.Module, columns: Tensor, dtype: torch.dtype) -> tuple
     name, count = type(layer).__name__, columns.shape[1]
     if count < 2:
         raise ValueError(
-            f"{name}.initialize got data with {count} row{'s' * (count != 1)}. Pass at least two."
+            f"{name}.initialize got data with {count} {datum}{'s' * (count != 1)}. Pass at least "
+            "two."
         )
     bad = (~columns.isfinite()).any(1).nonzero().flatten().tolist()
     if bad:
         raise ValueError(
-            f"{name}.initialize got data with NaN or infinity in dimension {bad[0]}. Remove such "
-            "rows."
+            f"{name}.initialize got data with NaN or infinity in {axis} {bad[0]}. Remove such "
+            f"{datum}s."
         )
     # Relative to the first row a constant is exactly 0, and a common offset costs no precision.
     first = columns[:, :1].double()
