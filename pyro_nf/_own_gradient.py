@@ -54,7 +54,8 @@ class _Node(torch.autograd.Function):
     @staticmethod
     @without_autocast
     def backward(ctx: Any, *grads: Tensor) -> Grads:
-        inputs, saved = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        kept = ctx.saved_tensors  # read once: where activations are recomputed, each read is a pass
+        inputs, saved = kept[: ctx.count], kept[ctx.count :]
         if must_record(*grads):
             return None, *recorded_gradient(ctx.operation.evaluate, inputs, grads)
         return None, *ctx.operation.pull_back(inputs, saved, grads)

@@ -152,7 +152,7 @@ def graph_size(value: Tensor) -> int:
 
 
 def test_neumann_gradient_keeps_memory_flat_in_the_terms() -> None:
-    layer = perturbed(3)
+    layer = perturbed(3, hidden_dims=())  # a linear map: its powers last
     x, g = torch.randn(3, 50).double(), bound_function(layer, 50)
     sizes = {
         (gradient, terms): graph_size(
@@ -163,6 +163,18 @@ def test_neumann_gradient_keeps_memory_flat_in_the_terms() -> None:
     }
     assert sizes["neumann", 50] == sizes["neumann", 5]
     assert sizes["exact", 50] > 4 * sizes["exact", 5]
+
+
+def test_the_series_stops_where_the_rest_is_below_rounding() -> None:
+    layer = perturbed(3, lipschitz=0.1)
+    x, g = torch.randn(3, 5).double(), bound_function(layer, 5)
+    few, some, many = (
+        series_log_det(g, x, torch.ones_like(x), [1.0] * terms, "exact")[1]
+        for terms in (8, 20, 50)
+    )
+    assert graph_size(many) == graph_size(some)
+    assert torch.equal(many, some)
+    torch.testing.assert_close(many, few, rtol=0, atol=1e-8)
 
 
 def test_second_derivatives_of_the_neumann_estimate_raise() -> None:

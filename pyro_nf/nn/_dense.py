@@ -86,17 +86,27 @@ def in_place_forms(
         One for each, or None where the network has to be recorded: an activation has no such form,
         a hook looks on, a layer was exchanged, or autocast or a tracer follows each operation.
     """
-    if is_traced() or (x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)):
+    if is_followed(x):
         return None
+    for module in linears:
+        if type(module).forward is not Linear.forward or is_hooked(module):
+            return None
+    return in_place_activations(activations)
+
+
+def is_followed(x: Tensor) -> bool:
+    """Whether a tracer or autocast follows each operation, so that all must be recorded."""
+    return is_traced() or (x.device.type != "meta" and torch.is_autocast_enabled(x.device.type))
+
+
+def in_place_activations(activations: Iterable[nn.Module]) -> tuple[InPlace, ...] | None:
+    """Finds the activations' forms; None if one has none, or is hooked."""
     forms = []
     for module in activations:
         form = _IN_PLACE.get(type(module))
         if form is None or is_hooked(module):
             return None
         forms.append(form)
-    for module in linears:
-        if type(module).forward is not Linear.forward or is_hooked(module):
-            return None
     return tuple(forms)
 
 

@@ -13,6 +13,7 @@ from pyro_nf._checks import choice
 from pyro_nf.bijections import ScalarBijection
 from pyro_nf.bijections._closed_form import Direction
 from pyro_nf.nn import ConvNet
+from pyro_nf.transforms._images.convolving import convolving_move
 from pyro_nf.transforms._images.image_transform import ImageTransform, as_pass
 from pyro_nf.transforms._images.moving import Move
 from pyro_nf.transforms._images.partition import (
@@ -122,6 +123,9 @@ class Coupling2d(ImageTransform):
         self, rows: Tensor, batch: torch.Size, context: Tensor | None, direction: Direction
     ) -> tuple[Tensor, Tensor]:
         pixels, move = rows.movedim(1, -1), Move(self.bijection, self._partition, direction)
+        mapped = convolving_move(self.network, move, pixels)
+        if mapped is not None:
+            return as_pass(mapped[0].movedim(-1, 1), mapped[1], batch)
         read = move.partition.read(pixels).movedim(-1, 1)
         if context is None:
             made = self.network(read)

@@ -25,6 +25,9 @@ class Partition2d(Protocol):
     def read(self, pixels: Tensor) -> Tensor:
         """What the network reads, an image."""
 
+    def add_read(self, grad: Tensor, read_grad: Tensor) -> Tensor:
+        """Adds the gradient of what was read to that of the images, in place."""
+
     def moved(self, pixels: Tensor) -> Tensor:
         """The values to be moved, ``(N, *places, moved_channels)``."""
 
@@ -55,6 +58,11 @@ class ChannelHalves:
         """A slice."""
         count = self.read_channels
         return pixels[..., :count] if self.keeps_first else pixels[..., -count:]
+
+    def add_read(self, grad: Tensor, read_grad: Tensor) -> Tensor:
+        """On the slice."""
+        self.read(grad).add_(read_grad)
+        return grad
 
     def moved(self, pixels: Tensor) -> Tensor:
         """The other slice."""
@@ -94,9 +102,17 @@ class Checkerboard:
 
     def read(self, pixels: Tensor) -> Tensor:
         """The image with the moved pixels at 0."""
+        return pixels * self._kept(pixels)
+
+    def add_read(self, grad: Tensor, read_grad: Tensor) -> Tensor:
+        """On the kept pixels."""
+        return grad.addcmul_(read_grad, self._kept(grad))
+
+    def _kept(self, pixels: Tensor) -> Tensor:
+        """1 at the kept pixels and 0 at the moved ones, ``(H, W, 1)``."""
         height, width = (torch.arange(n, device=pixels.device) for n in pixels.shape[-3:-1])
         kept = (height[:, None] + width + self.parity) % 2 == 0
-        return pixels * kept[..., None].to(pixels.dtype)
+        return kept[..., None].to(pixels.dtype)
 
     def moved(self, pixels: Tensor) -> Tensor:
         """Every second pixel."""
