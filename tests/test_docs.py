@@ -43,6 +43,15 @@ def test_code_of_the_guides_page_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert names["samples"]["theta"].shape == (2, 8)
 
 
+def test_code_of_the_images_page_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(infer, "fit_density", functools.partial(infer.fit_density, max_steps=3))
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/images.md").read_text(), re.DOTALL)
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, "images.md", "exec"), names)
+    assert names["y"].shape == (5, 3, 32, 32)
+
+
 @pytest.mark.parametrize("name", ["from_pyro.md", "shapes.md"])
 def test_docs_examples_are_true(name: str) -> None:
     path = ROOT / "docs" / name

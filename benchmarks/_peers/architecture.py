@@ -81,6 +81,11 @@ class Spec:
         return FAMILIES[self.family]
 
     @property
+    def event(self) -> tuple[int, ...]:
+        """Shape of one draw."""
+        return (self.dim,)
+
+    @property
     def transforms(self) -> int:
         """Number of layers."""
         own = self.kind.transforms or (3 if self.dim >= 784 else 5)

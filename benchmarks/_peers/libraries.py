@@ -11,6 +11,7 @@ import torch
 from benchmarks._peers import continuous, floor, ours
 from benchmarks._peers.architecture import Spec
 from benchmarks._peers.contender import Contender, Model
+from benchmarks._peers.images_architecture import ImageSpec
 from benchmarks._peers.operations import torch_cells
 from benchmarks._peers.parity import SEED, difference, verdict
 from benchmarks._peers.weights import randomize
@@ -44,18 +45,18 @@ def contenders(
     found: dict[str, Contender] = {}
     with torch.device(device):
         if OURS in libraries:
-            found[OURS] = _contender(spec, ours.model(spec))
+            found[OURS] = ready(spec, ours.model(spec))
         if compiled:
             model = ours.model(spec)
             model.module.compile()
-            found[COMPILED] = _contender(spec, model)
+            found[COMPILED] = ready(spec, model)
     for name in TORCH_PEERS:
         build = _builder(name) if name in libraries else None
         if build is None or (first := build(spec)) is None:
             continue
         words, failed = verdict(difference(spec, build), first.apart)
         with torch.device(device):
-            one = _contender(spec, build(spec))
+            one = ready(spec, build(spec))
         one.parity, one.failed = words, failed
         found[name] = one
     if "flowjax" in libraries and device == "cpu":
@@ -84,7 +85,7 @@ def _builder(library: str) -> Callable[[Spec], Any] | None:
         return None
 
 
-def _contender(spec: Spec, model: Model) -> Contender:
+def ready(spec: Spec | ImageSpec, model: Model) -> Contender:
     """Gives the model the weights that all share, and makes its cells."""
     if model.reference is None or model.adopt is None:
         randomize(model.module, SEED)

@@ -9,9 +9,10 @@ import torch
 
 from benchmarks._peers.architecture import Spec
 from benchmarks._peers.contender import Model
+from benchmarks._peers.images_architecture import ImageSpec
 
 
-def torch_cells(model: Model, spec: Spec) -> dict[str, Callable[[], object]]:
+def torch_cells(model: Model, spec: Spec | ImageSpec) -> dict[str, Callable[[], object]]:
     """Creates one call for each operation of the spec that the model has.
 
     All libraries are trained by the same fused Adam. Its learning rate is 0, which costs the same
@@ -23,7 +24,7 @@ def torch_cells(model: Model, spec: Spec) -> dict[str, Callable[[], object]]:
     generator = torch.Generator(like.device).manual_seed(0)
     batches = cycle(
         torch.randn(
-            spec.batch, spec.dim, generator=generator, device=like.device, dtype=like.dtype
+            spec.batch, *spec.event, generator=generator, device=like.device, dtype=like.dtype
         )
         for _ in range(2)
     )

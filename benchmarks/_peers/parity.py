@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
 from benchmarks._peers.architecture import Spec
 from benchmarks._peers.contender import NOT_SHARED, Model
+from benchmarks._peers.images_architecture import ImageSpec
 from benchmarks._peers.weights import randomize
 
 ROWS, TOLERANCE, SEED = 64, 1e-4, 0
+
+AnySpec = TypeVar("AnySpec", Spec, ImageSpec)
 
 
 @contextmanager
@@ -25,7 +29,7 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def difference(spec: Spec, build: Callable[[Spec], Model]) -> float | None:
+def difference(spec: AnySpec, build: Callable[[AnySpec], Model]) -> float | None:
     """Largest difference of the two log densities on 64 rows, in float64 on the CPU.
 
     Args:
@@ -48,7 +52,7 @@ def difference(spec: Spec, build: Callable[[Spec], Model]) -> float | None:
                 x, theirs = model.rsample_and_log_prob(ROWS)
             elif model.log_prob is not None:
                 generator = torch.Generator().manual_seed(SEED)
-                x = 1.3 * torch.randn(ROWS, spec.dim, generator=generator)
+                x = 1.3 * torch.randn(ROWS, *spec.event, generator=generator)
                 theirs = model.log_prob(x)
         with torch.no_grad():
             return float((ours().log_prob(x) - theirs).abs().max())

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from benchmarks._peers.architecture import Spec
+from benchmarks._peers.images_architecture import ImageSpec
 
 OURS, MISSING = "pyro_nf", "—"
 BEYOND = ("flowjax", "floor", "products")  # not torch peers
@@ -23,7 +24,7 @@ class Row:
         parity: What the comparison with our density gave, by library.
     """
 
-    spec: Spec
+    spec: Spec | ImageSpec
     operation: str
     ms: dict[str, float]
     parameters: dict[str, int] = field(default_factory=dict)

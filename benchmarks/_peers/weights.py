@@ -19,7 +19,7 @@ def randomize(module: nn.Module, seed: int) -> None:
     """Moves the parameters away from a fresh start, at which every flow is the identity."""
     generator = torch.Generator("cpu").manual_seed(seed)
     for parameter in module.parameters():
-        fan_in = parameter.shape[-1] if parameter.ndim > 1 else 10
+        fan_in = math.prod(parameter.shape[1:]) if parameter.ndim > 1 else 10
         # In float64 whatever the dtype, so that both precisions have the same numbers.
         noise = torch.randn(
             parameter.shape, generator=generator, dtype=torch.float64, device="cpu"

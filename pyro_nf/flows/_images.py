@@ -77,10 +77,10 @@ def sizes(
     most = _squeezes(height, width)
     count = min(most, _MOST_LEVELS) if levels is None else positive_int(owner, "levels", levels)
     if count > most or not count:
+        remedy = f"Pass levels={most}." if most else "Pad them to an even height and width."
         raise ValueError(
             f"{owner} got images of {height} × {width} pixels, which can be halved {most} times, "
-            f"for {max(count, 1)} levels. Pad the images to an even height and width, or pass "
-            "fewer levels."
+            f"for {max(count, 1)} level(s). {remedy}"
         )
     return Sizes(
         (channels, height, width),

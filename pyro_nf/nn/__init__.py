@@ -1,4 +1,4 @@
-"""Networks that make the parameters of a flow: features lead, the batch follows."""
+"""Networks of flows: features lead and the batch follows; of images, the batch leads."""
 
 from __future__ import annotations
 

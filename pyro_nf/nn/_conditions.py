@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,7 @@ def read_context(
     size: ContextSize,
     context: Tensor | None,
     batch: torch.Size,
-    pixels: tuple[int, ...],
+    pixels: tuple[int, int],
 ) -> Conditions | None:
     """Checks a context for a batch of images, and brings a map to their height and width.
 
@@ -133,7 +133,7 @@ class Modulation(nn.Module):
         super().__init__()
         self.numbers = ContextReader(2 * channels, context)
         with torch.no_grad():
-            self.numbers.reader.bias[:channels] = 1
+            cast("Tensor", self.numbers.reader.bias)[:channels] = 1
 
     def forward(self, h: Tensor, conditions: Conditions) -> Tensor:
         """Maps h ``(N, channels, H, W)``, rows of the batch."""

@@ -49,7 +49,7 @@ class ImageNetwork(nn.Module):
             )
         size = ContextSize(self.context_dim, self.context_shape)
         batch = x.shape[:-3]
-        conditions = read_context(owner, size, context, batch, x.shape[-2:])
+        conditions = read_context(owner, size, context, batch, (x.shape[-2], x.shape[-1]))
         rows = x if len(batch) == 1 else x.reshape(math.prod(batch), *x.shape[-3:])
         y = self._evaluate(channels_last(rows), conditions)
         return y if len(batch) == 1 else y.reshape(*batch, *y.shape[1:])

@@ -57,7 +57,7 @@ class Pointwise(NamedTuple):
 
 
 _SILU = Pointwise(nn.functional.silu, SMOOTH["silu"])
-_FIXED = {
+_FIXED: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "elu": nn.functional.elu,
     "softplus": nn.functional.softplus,

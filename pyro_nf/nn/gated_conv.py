@@ -46,8 +46,8 @@ class GatedConvNet(ImageNetwork):
     network returns exactly 0 (unless ``zero_init=False``) and ignores its context.
 
     Cost: a convolution and two products with each pixel's channels a block, and with attention
-    O((HW)²) a block in time and memory: at 8×8 pixels next to nothing, at 32×32 most of it. Leave
-    it out for large images.
+    O((HW)²) a block in time and memory: at 16×16 pixels two thirds of the time. Leave it out for
+    large images.
 
     Warning:
         With ``dropout`` the two directions of a layer disagree in training, where each pass

@@ -36,9 +36,9 @@ class LipschitzConvNet(LipschitzNetwork):
     where * is a convolution that keeps the image's size, zeros beyond its border, norms are
     Euclidean and the activations a have constant 1: the constant of g is at most the product L of
     the layers' norms, whatever the kernels are. :math:`\lVert K \rVert` is the norm of the
-    convolution as a linear map of images of this size, or a bound on it from above; that of the
-    kernel as a matrix, which is often taken, may be smaller, up to as many times as the kernel
-    has pixels' root.
+    convolution as a linear map of images of this size, or a bound on it from above. That of the
+    kernel as a matrix, which is often taken, may be smaller by a factor of up to the root of the
+    kernel's number of pixels, 3 for 3×3.
 
     The context c shifts the hidden layers and is not counted: for each c, g is L-Lipschitz in x.
     Of a vector the shift is the same for all pixels; a feature map, given flattened, is brought to
