@@ -54,7 +54,7 @@ class _Node(torch.autograd.Function):
     @staticmethod
     @without_autocast
     def backward(ctx: Any, *grads: Tensor) -> Grads:
-        kept = ctx.saved_tensors  # read once: where activations are recomputed, each read is a pass
+        kept = ctx.saved_tensors  # once: where activations are recomputed, each read is a pass
         inputs, saved = kept[: ctx.count], kept[ctx.count :]
         if must_record(*grads):
             return None, *recorded_gradient(ctx.operation.evaluate, inputs, grads)
