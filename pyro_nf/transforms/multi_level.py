@@ -56,7 +56,7 @@ class MultiLevel(FlowTransform):
 
     Examples:
         >>> import torch
-    from pyro_nf.bijections import Affine
+        >>> from pyro_nf.bijections import Affine
         >>> from pyro_nf.transforms import Coupling2d, MultiLevel, Unsqueeze
         >>> levels = [[Coupling2d(Affine(), c), Unsqueeze()] for c in (4, 8)]
         >>> layer = MultiLevel((1, 8, 8), levels)
