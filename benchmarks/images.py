@@ -14,7 +14,7 @@ same Adam. The ratio is ours over the faster other library: below 1 is faster.
 
 Memory is the peak that a training step adds to a process of its own (Linux), against the number
 of steps in a level: with all activations kept, with those of about √n segments of a level's n
-layers, and with each layer a segment.
+layers recomputed, and with as many segments as steps.
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ def timed(spec: ImageSpec, repeats: int, *, compiled: bool) -> tuple[list[Row], 
     return rows, any(one.failed for one in found.values())
 
 
-def save(folder: Path, head: str, rows: list[Row], memory: dict[str, images_memory.Growth]) -> None:
+def save(
+    folder: Path, head: str, rows: list[Row], memory: dict[str, images_memory.Growth]
+) -> None:
     """Writes results and tables."""
     folder.mkdir(parents=True, exist_ok=True)
     results = {

@@ -32,7 +32,7 @@ from pyro_nf.distributions import Flow
 from pyro_nf.infer._validation import without_validation
 
 RECORD = Path(__file__).parent.parent / "tests" / "operation_counts.json"
-SIZE, BATCH = 6, 8
+SIZE, BATCH, IMAGE = 6, 8, (1, 4, 4)
 SHARED: dict[str, Any] = {"transforms": 5, "hidden_dims": (64, 64)}
 FLOWS: dict[str, Callable[[], Flow]] = {
     "realnvp": lambda: flows.realnvp(SIZE, **SHARED),
@@ -40,6 +40,7 @@ FLOWS: dict[str, Callable[[], Flow]] = {
     "nsf, autoregressive": lambda: flows.nsf(SIZE, **SHARED),
     "nsf, coupling": lambda: flows.nsf(SIZE, wiring="coupling", **SHARED),
     "iaf": lambda: flows.iaf(SIZE, **SHARED),
+    "glow": lambda: flows.glow(IMAGE, transforms=2, hidden_dims=(16, 16)),
 }
 
 _aten = torch.ops.aten
@@ -132,7 +133,8 @@ def count(name: str, task: str, device: str = "cpu") -> Operations:
     """Counts one task of one flow, after a first run that may fill what is kept."""
     torch.manual_seed(0)
     flow = FLOWS[name]().to(device)
-    x = torch.randn(BATCH, SIZE, device=device)
+    event = IMAGE if name == "glow" else (SIZE,)
+    x = torch.randn(BATCH, *event, device=device)
     run = tasks(name)[task]
     with without_validation():
         run(flow, x)
@@ -173,7 +175,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"record the counts in {RECORD.name}")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, D = {SIZE}, 5 transforms, (64, 64), batch {BATCH}\n")
+    print(f"torch {torch.__version__}, D = {SIZE}, 5 transforms, (64, 64), batch {BATCH}")
+    print(f"glow: images of {IMAGE}, 2 steps, (16, 16)\n")
     print("| flow | task | kernels | views | waits of the host |\n|---|---|---|---|---|")
     every = count_all()
     for name, counted in every.items():

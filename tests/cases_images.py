@@ -14,21 +14,21 @@ from pyro_nf import nn as N  # noqa: N812
 from pyro_nf import transforms as T  # noqa: N812
 
 
-def small(**options: Any) -> partial[N.ConvNet]:
-    """A small network without kinks."""
-    return partial(N.ConvNet, hidden_channels=(4,), activation="silu", **options)
+def small(activation: str = "silu", **options: Any) -> partial[N.ConvNet]:
+    """A small network without kinks; of "tanh" and no context, it is one node with its coupling."""
+    return partial(N.ConvNet, hidden_channels=(4,), activation=activation, **options)
 
 
 _COUPLINGS = [
     Case(
         "coupling2d-channels",
-        lambda: T.Coupling2d(B.Affine(), 4, network=small()),
+        lambda: T.Coupling2d(B.Affine(), 4, network=small("tanh")),
         ("Coupling2d",),
         event=(4, 4, 4),
     ),
     Case(
         "coupling2d-checkerboard",
-        lambda: T.Coupling2d(B.Affine(), 2, mask="checkerboard", network=small()),
+        lambda: T.Coupling2d(B.Affine(), 2, mask="checkerboard", network=small("tanh")),
         ("Coupling2d",),
         event=(2, 4, 4),
     ),

@@ -141,7 +141,11 @@ def test_a_network_of_ones_own() -> None:
         ),
         (lambda: MultiLevel((1, 5, 4), [[Unsqueeze()]]), ValueError, "5"),
         (lambda: flows.glow((1, 7, 8)), ValueError, r"7 × 8 pixels, which can be halved 0 times"),
-        (lambda: flows.glow((1, 8, 8), levels=3), ValueError, r"halved 2 times, for 3 level.*levels=2"),
+        (
+            lambda: flows.glow((1, 8, 8), levels=3),
+            ValueError,
+            r"halved 2 times, for 3 level.*levels=2",
+        ),
         (lambda: flows.glow((8, 8)), ValueError, r"Pass \(channels, height, width\)"),
         (lambda: flows.glow(8), TypeError, r"got image_shape=8. Pass \(channels"),
         (lambda: flows.glow((0, 8, 8)), ValueError, r"image_shape\[0\]=0"),

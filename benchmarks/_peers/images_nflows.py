@@ -56,7 +56,9 @@ def build(spec: ImageSpec) -> Model:
     for shape in spec.squeezed:
         level = [_layers(spec, shape[0]) for _ in range(spec.steps)]
         steps += level[::-1]
-        chain = CompositeTransform([SqueezeTransform(), *(part for step in level for part in step)])
+        chain = CompositeTransform(
+            [SqueezeTransform(), *(part for step in level for part in step)]
+        )
         transform.add_transform(chain, shape)
     flow = NFlow(transform, StandardNormal([spec.size]))
     return Model(
@@ -74,7 +76,7 @@ def _layers(spec: ImageSpec, channels: int) -> Layers:
     mask = torch.arange(channels, device="cpu") >= channels // 2
     network = partial(ConvNet, hidden=spec.hidden)
     normalisation, mixing = ActNorm(channels), OneByOneConvolution(channels)
-    normalisation.initialized.fill_(True)
+    normalisation.initialized.fill_(1)
     mixing.permutation._permutation.copy_(torch.arange(channels))
     return normalisation, mixing, AffineCouplingTransform(mask.long().tolist(), network)
 

@@ -62,9 +62,7 @@ def _adopt(blocks: list[Any], flow: Flow) -> None:
         mixing.P.copy_(torch.eye(len(lower))[step.permutation])
         theirs = [part for part in coupling.modules() if isinstance(part, torch.nn.Conv2d)]
         for mine, other in zip(step.convolutions, theirs, strict=True):
-            # Shift and log-scale of a channel lie side by side there.
-            turn = mine is step.convolutions[-1]
-            for name in ("weight", "bias"):
-                value = getattr(mine, name)
-                value = value.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1) if turn else value
+            for name, value in mine.named_parameters():
+                if mine is step.convolutions[-1]:  # shift and log-scale lie side by side there
+                    value = value.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
                 getattr(other, name).copy_(value)

@@ -57,7 +57,9 @@ def coupling(spec: ImageSpec, channels: int, bijection: ScalarBijection) -> Coup
     return Coupling2d(bijection, channels, network=network)
 
 
-def flow(spec: ImageSpec, step: MakeStep = own_step, *, ends: Sequence[FlowTransform] = ()) -> Flow:
+def flow(
+    spec: ImageSpec, step: MakeStep = own_step, *, ends: Sequence[FlowTransform] = ()
+) -> Flow:
     """Creates our flow.
 
     Args:

@@ -86,9 +86,7 @@ class ActNorm2d(ImageTransform):
         """Maps data to base."""
         return self._map(*self._rows(y, context, "y"), "inverse")
 
-    def _map(
-        self, rows: Tensor, batch: torch.Size, direction: Direction
-    ) -> tuple[Tensor, Tensor]:
+    def _map(self, rows: Tensor, batch: torch.Size, direction: Direction) -> tuple[Tensor, Tensor]:
         pixels = widen(rows).movedim(1, -1)
         parameters = map(widen, (self.shift, self.log_scale, self.center.detach()))
         result, ladj = _own_gradient.apply(ChannelScale(direction), pixels, *parameters)
