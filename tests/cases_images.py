@@ -15,7 +15,7 @@ from pyro_nf import transforms as T  # noqa: N812
 
 
 def small(activation: str = "silu", **options: Any) -> partial[N.ConvNet]:
-    """A small network without kinks; of "tanh" and no context, it is one node with its coupling."""
+    """A small network without kinks; with "tanh", and no context, one node with its coupling."""
     return partial(N.ConvNet, hidden_channels=(4,), activation=activation, **options)
 
 
