@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pyro_nf import flows
 from pyro_nf.bijections import Additive, Affine, CircularSpline, RationalQuadraticSpline
 from pyro_nf.nn import ConvNet, ResidualConvNet
-from pyro_nf.transforms import Compose, Coupling2d, MultiLevel, Squeeze, Unsqueeze
+from pyro_nf.transforms import Compose, Coupling2d, Logit, MultiLevel, Reshape, Squeeze, Unsqueeze
 from pyro_nf.transforms._images.partition import ChannelHalves, Checkerboard
 
 NETWORK = partial(ConvNet, hidden_channels=(5,), activation="silu")
@@ -134,17 +134,24 @@ def test_a_network_of_ones_own() -> None:
         (lambda: Coupling2d(Affine(), 2, network=lambda i, o: i), TypeError, "makes int"),
         (lambda: MultiLevel((1, 4), [[Unsqueeze()]]), ValueError, r"Pass \(channels, height"),
         (lambda: MultiLevel((1, 4, 4), []), ValueError, "got no levels"),
+        (lambda: MultiLevel((1, 4, 4), Unsqueeze()), TypeError, "levels of type Unsqueeze"),
+        (
+            lambda: MultiLevel((1, 4, 4), [[Reshape((16,), (1, 4, 4))]]),
+            ValueError,
+            r"base side of shape \(16,\), which is no image",
+        ),
+        (lambda: MultiLevel((1, 4, 4), [[Logit().inv]]), ValueError, "one of the real line"),
         (
             lambda: MultiLevel((1, 4, 4), [[Compose([])], [Unsqueeze()]]),
             ValueError,
-            r"level 0 whose image has shape \(1, 4, 4\).*cannot be parted",
+            r"level 0 with base side of shape \(1, 4, 4\), which cannot be parted",
         ),
         (lambda: MultiLevel((1, 5, 4), [[Unsqueeze()]]), ValueError, "5"),
         (lambda: flows.glow((1, 7, 8)), ValueError, r"7 × 8 pixels, which can be halved 0 times"),
         (
-            lambda: flows.glow((1, 8, 8), levels=3),
+            lambda: flows.glow((1, 8, 8), levels=4),
             ValueError,
-            r"halved 2 times, for 3 level.*levels=2",
+            r"halved 3 times, for 4 level.*levels=3",
         ),
         (lambda: flows.glow((8, 8)), ValueError, r"Pass \(channels, height, width\)"),
         (lambda: flows.glow(8), TypeError, r"got image_shape=8. Pass \(channels"),

@@ -14,7 +14,7 @@ from cases import IMAGE_FLOWS, perturb
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import AffineTransform, constraints
 
 from pyro_nf import flows, infer
 from pyro_nf.bijections import Affine
@@ -25,6 +25,7 @@ from pyro_nf.transforms import (
     Coupling2d,
     Flatten,
     FlowTransform,
+    Logit,
     MultiLevel,
     Squeeze,
     Unsqueeze,
@@ -237,3 +238,22 @@ def test_flat_images() -> None:
     flow = Flow(DiagonalNormal(16), [flows.glow((1, 4, 4)).transform, Flatten((1, 4, 4))])
     assert flow().sample((3,)).shape == (3, 16)
     assert flow.event_shape == (16,)
+
+
+def test_levels_of_elementwise_and_of_bounded_layers() -> None:
+    flow = Flow(DiagonalNormal(4), MultiLevel((1, 2, 2), [[AffineTransform(0.0, 2.0)]]))
+    want = torch.distributions.Normal(0.0, 2.0).log_prob(torch.ones(4)).sum()
+    torch.testing.assert_close(flow().log_prob(torch.ones(1, 2, 2)), want)
+    levels = [[Unsqueeze(), Logit(0.0)]]
+    flow = Flow(DiagonalNormal(16), MultiLevel((1, 4, 4), levels))
+    with pytest.raises(ValueError, match="outside of"):
+        flow().log_prob(torch.full((1, 4, 4), 7.0))
+    assert flow().log_prob(flow().sample()).isfinite()
+
+
+def test_sizes_that_are_not_halved_are_free() -> None:
+    assert flows.cnf((1, 3, 5), hidden_dims=(4,)).event_shape == (1, 3, 5)
+    noise = flows.dequantizer((2, 3, 3), hidden_dims=(4,))
+    assert noise(torch.zeros(5, 18)).sample().shape == (5, 2, 3, 3)
+    coarsest = flows.glow((1, 4, 4), levels=2, transforms=1, hidden_dims=(4,)).transform
+    assert coarsest.latent_shapes == [(2, 2, 2), (8, 1, 1)]

@@ -15,6 +15,7 @@ from pyro_nf.flows._images import (
     ImageShape,
     assemble_images,
     context_options,
+    level_count,
     sizes,
     step,
 )
@@ -57,15 +58,15 @@ def realnvp_of_images(
     paper normalises by batches.
     """
     owner = "realnvp"
-    shape, count, transforms, hidden = sizes(
+    shape, transforms, hidden = sizes(
         owner,
         shape,
-        levels=levels,
         transforms=transforms,
         hidden_dims=hidden_dims,
-        small=(3, (32, 32)),
+        small=(3, (32,)),
         large=(3, (64, 64, 64, 64)),
     )
+    count = level_count(owner, shape, levels)
     network = partial(
         ResidualConvNet,
         hidden_channels=one_width(owner, hidden),
@@ -110,21 +111,21 @@ def flow_plus_plus_of_images(
     """Creates Flow++ of images.
 
     Data -> base: couplings on alternating checkerboards at full size, the image squeezed once,
-    then couplings on the channels and on checkerboards in turn. The bijection is the distribution
+    then couplings on checkerboards and on the channels in turn. The bijection is the distribution
     function of a mixture of logistics, in closed form data -> base; the networks are gated
     convolutions with self-attention.
     """
     owner = "flow_plus_plus"
-    shape, _, transforms, hidden = sizes(
+    shape, transforms, hidden = sizes(
         owner,
         shape,
-        levels=1,
         transforms=transforms,
         hidden_dims=hidden_dims,
-        small=(4, (32, 32)),
+        small=(2, (32,)),
         large=(4, (64, 64, 64, 64)),
     )
-    network = gated(owner, hidden, context_options(owner, context_dim, context_shape))
+    level_count(owner, shape, 1)  # raises where it cannot be squeezed
+    network = gated_networks(owner, hidden, context_options(owner, context_dim, context_shape))
     mixture = LogisticMixture(components=components)
     channels, layers = shape[0], list[FlowTransform]()
     for i in range(transforms):
@@ -147,7 +148,7 @@ def checkerboard(
     return [coupling.inv, ActNorm2d(channels)]
 
 
-def gated(owner: str, hidden: tuple[int, ...], context: dict[str, Any]) -> MakeNetwork:
+def gated_networks(owner: str, hidden: tuple[int, ...], context: dict[str, Any]) -> MakeNetwork:
     """The networks of Flow++, a block for each hidden width."""
     return partial(
         GatedConvNet, hidden_channels=one_width(owner, hidden), blocks=len(hidden), **context
@@ -165,15 +166,15 @@ def residual_flow_of_images(
     **options: Any,
 ) -> Flow:
     """Creates a residual flow of images: convolutional contractions, between which it squeezes."""
-    shape, count, transforms, hidden = sizes(
+    shape, transforms, hidden = sizes(
         "residual_flow",
         shape,
-        levels=levels,
         transforms=transforms,
         hidden_dims=hidden_dims,
         small=(4, (32, 32)),
         large=(8, (64, 64)),
     )
+    count = level_count("residual_flow", shape, levels)
     channels, height, width = shape
     layers: list[FlowTransform] = []
     for _ in range(count):
@@ -201,10 +202,9 @@ def cnf_of_images(
     **options: Any,
 ) -> Flow:
     """Creates a continuous flow of images, whose field is a convolutional network."""
-    shape, _, transforms, hidden = sizes(
+    shape, transforms, hidden = sizes(
         "cnf",
         shape,
-        levels=1,
         transforms=transforms,
         hidden_dims=hidden_dims,
         small=(1, (32, 32)),

@@ -35,13 +35,11 @@ class Sizes(NamedTuple):
 
     Attributes:
         shape: Channels, height and width.
-        levels: Number of levels.
         transforms: Number of layers, or steps, in a level.
         hidden: Channels of the networks' hidden layers.
     """
 
     shape: tuple[int, int, int]
-    levels: int
     transforms: int
     hidden: tuple[int, ...]
 
@@ -55,7 +53,6 @@ def sizes(
     owner: str,
     shape: ImageShape,
     *,
-    levels: int | None,
     transforms: int | None,
     hidden_dims: Sequence[int] | None,
     small: tuple[int, tuple[int, ...]],
@@ -66,7 +63,6 @@ def sizes(
     Args:
         owner: The flow's name, for the messages.
         shape: Channels, height and width.
-        levels: Number of levels; None for as many as leave two rows and columns, 3 at most.
         transforms: Number of layers in a level, or None.
         hidden_dims: Channels of the hidden layers, or None.
         small: Layers in a level and hidden channels of images up to 16 × 16.
@@ -74,28 +70,33 @@ def sizes(
     """
     channels, height, width = checked_image_shape(owner, "image_shape", shape)
     own_transforms, own_hidden = small if max(height, width) <= 16 else large
-    most = _squeezes(height, width)
-    count = min(most, _MOST_LEVELS) if levels is None else positive_int(owner, "levels", levels)
-    if count > most or not count:
-        remedy = f"Pass levels={most}." if most else "Pad them to an even height and width."
-        raise ValueError(
-            f"{owner} got images of {height} × {width} pixels, which can be halved {most} times, "
-            f"for {max(count, 1)} level(s). {remedy}"
-        )
     return Sizes(
         (channels, height, width),
-        count,
         own_transforms if transforms is None else positive_int(owner, "transforms", transforms),
         own_hidden if hidden_dims is None else hidden_sizes(owner, "hidden_dims", hidden_dims),
     )
 
 
-def _squeezes(height: int, width: int) -> int:
-    """How often an image can be halved with two rows and columns left, or at all."""
-    count = 0
-    while height % 2 == 0 and width % 2 == 0 and (min(height, width) > 2 or not count):
-        height, width, count = height // 2, width // 2, count + 1
-    return count
+def level_count(owner: str, shape: tuple[int, int, int], levels: int | None) -> int:
+    """Returns the number of levels, each of which halves height and width.
+
+    None takes as many as leave two rows and columns, one at least and three at most.
+    """
+    _, height, width = shape
+    most = usual = 0
+    for size in (math.gcd(height, width) >> i for i in range(height.bit_length())):
+        if size % 2:
+            break
+        most += 1
+        usual += min(height, width) >> most >= 2
+    wanted = 1 if levels is None else positive_int(owner, "levels", levels)
+    if wanted > most:
+        remedy = f"Pass levels={most}." if most else "Pad them to an even height and width."
+        raise ValueError(
+            f"{owner} got images of {height} × {width} pixels, which can be halved {most} times, "
+            f"for {wanted} level(s). {remedy}"
+        )
+    return min(max(usual, 1), _MOST_LEVELS) if levels is None else wanted
 
 
 def context_options(

@@ -100,7 +100,7 @@ def realnvp(
             many as the image allows, 3 at most.
         mask: Which features a layer keeps (see :func:`~pyro_nf.transforms.coupling_mask`).
         hidden_dims: Widths of each network's hidden layers; None for (64, 64). Of images: the
-            channels of each residual block, all equal; None for (32, 32), beyond 16 × 16 pixels
+            channels of each residual block, all equal; None for (32,), beyond 16 × 16 pixels
             four blocks of 64.
         context_dim: Size of the context; 0 for an unconditional flow.
         context_shape: Of images: shape (channels, height, width) of a context that is a feature

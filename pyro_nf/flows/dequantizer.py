@@ -10,7 +10,7 @@ import torch
 
 from pyro_nf.bijections import LogisticMixture, ScalarBijection
 from pyro_nf.distributions import DiagonalNormal, Flow
-from pyro_nf.flows._image_forms import gated
+from pyro_nf.flows._image_forms import gated_networks
 from pyro_nf.flows._images import ImageShape, sizes
 from pyro_nf.transforms import ActNorm2d, Coupling2d, FlowTransform, Logit, Reshape
 from pyro_nf.transforms._images.partition import PARITIES
@@ -22,7 +22,7 @@ _LOG_SPREAD = math.log(1.7)
 def dequantizer(
     image_shape: ImageShape,
     *,
-    transforms: int = 2,
+    transforms: int | None = None,
     bijection: ScalarBijection | None = None,
     hidden_dims: Sequence[int] | None = None,
 ) -> Flow:
@@ -39,11 +39,11 @@ def dequantizer(
 
     Args:
         image_shape: Channels, height and width.
-        transforms: Number of couplings.
+        transforms: Number of couplings; None for 2.
         bijection: What they move pixels by; None for
             :class:`~pyro_nf.bijections.LogisticMixture` with 8 components.
-        hidden_dims: Channels of each gated block of a network, all equal; None for (32, 32),
-            beyond 16 × 16 pixels (64, 64).
+        hidden_dims: Channels of each gated block of a network, all equal; None for (16,),
+            beyond 16 × 16 pixels (32, 32).
 
     Raises:
         TypeError, ValueError: If a size is out of range.
@@ -59,16 +59,15 @@ def dequantizer(
         >>> noise(torch.zeros(5, 64)).sample().shape
         torch.Size([5, 1, 8, 8])
     """
-    shape, _, transforms, hidden = sizes(
+    shape, transforms, hidden = sizes(
         "dequantizer",
         image_shape,
-        levels=None,
         transforms=transforms,
         hidden_dims=hidden_dims,
-        small=(transforms, (32, 32)),
-        large=(transforms, (64, 64)),
+        small=(2, (16,)),
+        large=(2, (32, 32)),
     )
-    network = gated("dequantizer", hidden, {"context_shape": shape})
+    network = gated_networks("dequantizer", hidden, {"context_shape": shape})
     moved_by = LogisticMixture() if bijection is None else bijection
     couplings: list[FlowTransform] = [
         Coupling2d(

@@ -10,7 +10,14 @@ from torch.distributions import constraints
 
 from pyro_nf.bijections import Affine, ScalarBijection
 from pyro_nf.distributions import Flow
-from pyro_nf.flows._images import ImageShape, assemble_images, context_options, sizes, step
+from pyro_nf.flows._images import (
+    ImageShape,
+    assemble_images,
+    context_options,
+    level_count,
+    sizes,
+    step,
+)
 from pyro_nf.nn import ConvNet
 from pyro_nf.nn._activations import Activation
 from pyro_nf.transforms import FlowTransform, MultiLevel, Unsqueeze
@@ -72,15 +79,15 @@ def glow(
         >>> d.sample().shape, d.log_prob(torch.zeros(1, 8, 8)).shape
         (torch.Size([10, 1, 8, 8]), torch.Size([10]))
     """
-    shape, count, transforms, hidden = sizes(
+    shape, transforms, hidden = sizes(
         "glow",
         image_shape,
-        levels=levels,
         transforms=transforms,
         hidden_dims=hidden_dims,
         small=(8, (64, 64)),
         large=(16, (128, 128)),
     )
+    count = level_count("glow", shape, levels)
     network = partial(
         ConvNet,
         hidden_channels=hidden,

@@ -35,8 +35,9 @@ def flow_plus_plus(
     """Creates Flow++: couplings by the distribution function of a logistic mixture.
 
     Of images the networks are gated convolutions with self-attention. Data -> base, couplings on
-    alternating checkerboards of pixels, one squeeze, then steps of a channel coupling, a 1×1
-    convolution and a checkerboard coupling, each behind a normalisation that starts from data.
+    alternating checkerboards of pixels, one squeeze, then steps of a checkerboard coupling, a 1×1
+    convolution and a channel coupling, with normalisations that start from data before each
+    coupling.
     Integers want :class:`~pyro_nf.distributions.Dequantized` with :func:`dequantizer`.
 
     Cost: one pass for ``log_prob``, in closed form; ``sample`` takes one pass of each network and
@@ -45,11 +46,12 @@ def flow_plus_plus(
     Args:
         input_dim: Number D of (unconstrained) dimensions, or channels, height and width.
         transforms: Number of coupling layers, None for 6; kept and moved features alternate. Of
-            images: checkerboard couplings before the squeeze, and steps behind it; None for 4.
+            images: checkerboard couplings before the squeeze, and steps behind it; None for 2,
+            beyond 16 × 16 pixels 4.
         components: Number of logistics in each mixture.
         mask: Which features a layer keeps (see :func:`~pyro_nf.transforms.coupling_mask`).
         hidden_dims: Widths of each network's hidden layers; None for (64, 64). Of images: the
-            channels of each gated block, all equal; None for (32, 32), beyond 16 × 16 pixels
+            channels of each gated block, all equal; None for (32,), beyond 16 × 16 pixels
             four blocks of 64.
         context_dim: Size of the context; 0 for an unconditional flow.
         context_shape: Of images: shape (channels, height, width) of a context that is a feature

@@ -29,6 +29,7 @@ def residual_flow(
     hidden_dims: Sequence[int] | None = None,
     lipschitz: float = 0.97,
     context_dim: int = 0,
+    context_shape: Sequence[int] | None = None,
     activation: Contractive = "concat_lipswish",
     norm: Norm = "auto",
     log_det: LogDet = "auto",
@@ -60,6 +61,8 @@ def residual_flow(
         lipschitz: The bound on the networks' Lipschitz constants, inside (0, 1). A layer
             stretches between 1 - lipschitz and 1 + lipschitz times.
         context_dim: Size of the context; 0 for an unconditional flow.
+        context_shape: Of images: shape (channels, height, width) of a context that is a feature
+            map, which enters the flow flattened.
         activation: "concat_lipswish", "lipswish", "tanh", "elu" or "softplus".
         norm: How spectral norms are found (see :class:`~pyro_nf.nn.LipschitzMLP`, or
             :class:`~pyro_nf.nn.LipschitzConvNet`).
@@ -96,12 +99,13 @@ def residual_flow(
             fast=fast,
             lipschitz=lipschitz,
             context_dim=context_dim,
+            context_shape=context_shape,
             activation=activation,
             norm=norm,
             log_det=log_det,
             series=series,
         )
-    only_for_images("residual_flow", levels=levels)
+    only_for_images("residual_flow", levels=levels, context_shape=context_shape)
     count = 8 if transforms is None else positive_int("residual_flow", "transforms", transforms)
     layers: list[FlowTransform] = []
     for i in range(count):

@@ -8,13 +8,15 @@ from typing import Any, Literal, cast, final
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Transform, constraints
 
 from pyro_nf._checks import checked_image_shape
 from pyro_nf.bijections import Affine
 from pyro_nf.nn import ConvNet
 from pyro_nf.transforms._contract.boundary import check_context, check_event, check_tensor
+from pyro_nf.transforms._contract.features import sum_rightmost
 from pyro_nf.transforms._contract.protocol import FlowTransform
-from pyro_nf.transforms._images.image_transform import IMAGES
+from pyro_nf.transforms._support.same import is_interval
 from pyro_nf.transforms.compose import Compose
 from pyro_nf.transforms.coupling2d import Coupling2d, MakeNetwork
 
@@ -65,22 +67,19 @@ class MultiLevel(FlowTransform):
         (torch.Size([5, 1, 8, 8]), torch.Size([5]), [(2, 4, 4), (8, 2, 2)])
     """
 
-    codomain = IMAGES
     input_dim: int
 
     def __init__(
         self,
         image_shape: Sequence[int],
-        levels: Iterable[FlowTransform | Sequence[FlowTransform]],
+        levels: Iterable[FlowTransform | Iterable[FlowTransform]],
         *,
         prior: MakeNetwork | None = ConvNet,
     ) -> None:
         super().__init__()
         self.image_shape = checked_image_shape("MultiLevel", "image_shape", image_shape)
         self.input_dim = math.prod(self.image_shape)
-        given = [list(level) if isinstance(level, Sequence) else [level] for level in levels]
-        if not given:
-            raise ValueError("MultiLevel got no levels. Pass at least one sequence of layers.")
+        given = _listed(levels)
         chains, shape = [], torch.Size(self.image_shape)
         self.latent_shapes: list[tuple[int, int, int]] = []
         for i, layers in enumerate(given):
@@ -91,6 +90,11 @@ class MultiLevel(FlowTransform):
             if prior is not None and not last:
                 layers = [Coupling2d(Affine(), channels, network=prior), *layers]
             chains.append(Compose(layers))
+            if is_interval(chains[-1].domain):
+                raise ValueError(
+                    f"MultiLevel got a level {i} on {chains[-1].domain!r} at its base side. Start "
+                    "a level's layers with one of the real line."
+                )
             shape = torch.Size([channels - own, *size])
         self.levels = cast("Sequence[Compose]", nn.ModuleList(chains))
         # Only a chain can say whether its parts agree about the context.
@@ -106,7 +110,7 @@ class MultiLevel(FlowTransform):
         for i in range(len(self.levels))[::-1]:
             level = self.levels[i]
             image, ladj = level.forward_and_ladj(image, context if level.context_dim else None)
-            total = total + ladj
+            total = total + sum_rightmost(ladj, 3 - level.domain.event_dim)
             if i:
                 own = others[i - 1].expand(*image.shape[:-3], *others[i - 1].shape[-3:])
                 image = torch.cat([image, own], -3)
@@ -120,7 +124,7 @@ class MultiLevel(FlowTransform):
         image, latents, total = y, [], cast("Any", 0)
         for level, (own, _, _) in zip(self.levels, self.latent_shapes, strict=True):
             image, ladj = level.inverse_and_ladj(image, context if level.context_dim else None)
-            total = total + ladj
+            total = total + sum_rightmost(ladj, 3 - level.codomain.event_dim)
             image, latent = image.split([image.shape[-3] - own, own], -3)
             latents.append(latent)
         return self.flat(latents), total
@@ -175,6 +179,12 @@ class MultiLevel(FlowTransform):
         return torch.cat([row.expand(*batch, row.shape[-1]) for row in rows], -1)
 
     @property
+    def codomain(self) -> constraints.Constraint:  # type: ignore[override]
+        """Where the first level's data lie."""
+        own = self.levels[0].codomain
+        return constraints.independent(own, 3 - own.event_dim) if own.event_dim < 3 else own
+
+    @property
     def ladj_direction(self) -> Literal["forward", "inverse"]:  # type: ignore[override]
         """The direction in which no level is slow, where there is one."""
         slow_forward = any(level.ladj_direction == "inverse" for level in self.levels)
@@ -197,12 +207,30 @@ class MultiLevel(FlowTransform):
         return f"image_shape={self.image_shape}, latent_shapes={self.latent_shapes}{context}"
 
 
+def _listed(levels: Any) -> list[list[Any]]:
+    """The layers of each level."""
+    if isinstance(levels, Transform) or not isinstance(levels, Iterable):
+        raise TypeError(
+            f"MultiLevel got levels of type {type(levels).__name__}. Pass a list of levels, each "
+            "a list of layers: [[layer, ..., Unsqueeze()], ...]."
+        )
+    given = [[level] if isinstance(level, Transform) else list(level) for level in levels]
+    if not given:
+        raise ValueError("MultiLevel got no levels. Pass at least one list of layers.")
+    return given
+
+
 def _parted(index: int, shape: torch.Size, last: bool) -> torch.Size:  # noqa: FBT001
     """Returns the shape of a level's image if it can be parted, or need not be."""
-    if len(shape) != 3 or (shape[0] < 2 and not last):
+    got = f"MultiLevel got a level {index} with base side of shape {tuple(shape)}"
+    if len(shape) != 3:
         raise ValueError(
-            f"MultiLevel got a level {index} whose image has shape {tuple(shape)} on its base "
-            "side, which cannot be parted into two halves of channels. Make this level the last, "
-            "or end its layers with Unsqueeze()."
+            f"{got}, which is no image. Take layers that end in one: flat vectors are made of all "
+            "levels' latents by MultiLevel itself."
+        )
+    if shape[0] < 2 and not last:
+        raise ValueError(
+            f"{got}, which cannot be parted into two halves of channels. Make this level the "
+            "last, or end its layers with Unsqueeze()."
         )
     return shape
