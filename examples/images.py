@@ -135,11 +135,11 @@ def flow_plus_plus(shape: Shape, classes: int) -> Flow:
 # Chosen on the validation images of split 0; each trains for about a minute on one core.
 RECIPES = {
     "Real NVP": Recipe(realnvp, 700, 4e-3, 0.3),
-    "Glow": Recipe(glow, 1200, 1e-2, 1.0),
-    "Glow, splines": Recipe(spline_glow, 1000, 6e-3, 1.5),
+    "Glow": Recipe(glow, 900, 1e-2, 1.0),
+    "Glow, splines": Recipe(spline_glow, 900, 6e-3, 1.5),
     "Flow++": Recipe(flow_plus_plus, 600, 4e-3, 0.3),
     "Flow++, variational noise": Recipe(flow_plus_plus, 450, 4e-3, 0.3, dequantizer=noise),
-    "Glow, splines, given the class": Recipe(spline_glow, 800, 6e-3, 1.5, reads_class=True),
+    "Glow, splines, given the class": Recipe(spline_glow, 600, 6e-3, 1.5, reads_class=True),
 }
 
 

@@ -77,13 +77,20 @@ def hidden_sizes(owner: str, name: str, value: Any) -> tuple[int, ...]:
     return tuple(positive_int(owner, f"{name}[{i}]", width) for i, width in enumerate(value))
 
 
+def checked_shape(
+    owner: str, name: str, value: Any, remedy: str = "Pass a shape such as (3, 32, 32)."
+) -> tuple[int, ...]:
+    """Returns ``value`` as a tuple of positive integers if it is a sequence of them."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(f"{owner} got {name}={value!r}. {remedy}")
+    return tuple(positive_int(owner, f"{name}[{i}]", size) for i, size in enumerate(value))
+
+
 def checked_image_shape(owner: str, name: str, value: Any) -> tuple[int, int, int]:
     """Returns channels, height and width if ``value`` is three positive integers, else raises."""
-    if isinstance(value, (str, int)) or not isinstance(value, Sequence):
-        raise TypeError(f"{owner} got {name}={value!r}. Pass (channels, height, width).")
-    if len(value) != 3:
-        raise ValueError(f"{owner} got {name}={tuple(value)}. Pass (channels, height, width).")
-    channels, height, width = (
-        positive_int(owner, f"{name}[{i}]", size) for i, size in enumerate(value)
-    )
+    remedy = "Pass (channels, height, width)."
+    shape = checked_shape(owner, name, value, remedy)
+    if len(shape) != 3:
+        raise ValueError(f"{owner} got {name}={shape}. {remedy}")
+    channels, height, width = shape
     return channels, height, width

@@ -15,7 +15,17 @@ from torch import Tensor, nn
 from pyro_nf import flows
 from pyro_nf.bijections import Additive, Affine, CircularSpline, RationalQuadraticSpline
 from pyro_nf.nn import ConvNet, ResidualConvNet
-from pyro_nf.transforms import Compose, Coupling2d, Logit, MultiLevel, Reshape, Squeeze, Unsqueeze
+from pyro_nf.transforms import (
+    Compose,
+    Coupling2d,
+    EmergingConv2d,
+    Logit,
+    MultiLevel,
+    PeriodicConv2d,
+    Reshape,
+    Squeeze,
+    Unsqueeze,
+)
 from pyro_nf.transforms._images.partition import ChannelHalves, Checkerboard
 
 NETWORK = partial(ConvNet, hidden_channels=(5,), activation="silu")
@@ -132,6 +142,17 @@ def test_a_network_of_ones_own() -> None:
         (lambda: Coupling2d(Affine, 2), TypeError, "Pass an instance"),
         (lambda: Coupling2d(CircularSpline(), 2), TypeError, "Pass one of the real line"),
         (lambda: Coupling2d(Affine(), 2, network=lambda i, o: i), TypeError, "makes int"),
+        (
+            lambda: Coupling2d(Affine(), 2, network=ConvNet(1, 2)),
+            TypeError,
+            "of type ConvNet.*Pas",
+        ),
+        (lambda: Coupling2d(Affine(), 2, network="conv"), TypeError, "of type str.*Pass a func"),
+        (
+            lambda: MultiLevel((1, 4, 4), [[Unsqueeze()], []], prior=ConvNet(2, 4)),
+            TypeError,
+            "network of type ConvNet",
+        ),
         (lambda: MultiLevel((1, 4), [[Unsqueeze()]]), ValueError, r"Pass \(channels, height"),
         (lambda: MultiLevel((1, 4, 4), []), ValueError, "got no levels"),
         (lambda: MultiLevel((1, 4, 4), Unsqueeze()), TypeError, "levels of type Unsqueeze"),
@@ -194,6 +215,46 @@ def test_what_does_not_fit_is_refused_before_the_first_convolution() -> None:
     chain = Compose([Squeeze(), Coupling2d(Affine(), 4, network=lambda i, o: Never())])
     with pytest.raises(ValueError, match="5"):
         chain.forward_and_ladj(torch.randn(2, 1, 5, 6), context[:2])
+
+
+@pytest.mark.parametrize(
+    ("network", "got"),
+    [
+        (lambda i, o: ConvNet(i, o + 1), r"shape \(5, 5, 6, 6\)"),
+        (lambda i, o: nn.Conv2d(i, o, 3), r"shape \(5, 4, 4, 4\)"),
+        (lambda i, o: nn.Flatten(), r"shape \(5, 72\)"),
+        (lambda i, o: nn.Sequential(nn.Flatten(2), nn.LSTM(36, 2)), "tuple"),
+    ],
+    ids=["channels", "pixels", "rank", "tuple"],
+)
+def test_a_network_whose_output_does_not_fit_is_refused(network: Any, got: str) -> None:
+    layer, x = Coupling2d(Affine(), 4, network=network), torch.randn(5, 4, 6, 6)
+    for run in (layer.forward_and_ladj, layer.inverse_and_ladj):
+        with pytest.raises(ValueError, match=rf"{got} from.*expected shape \(5, 4, 6, 6\)"):
+            run(x)
+
+
+def test_a_conditional_network_whose_output_does_not_fit_is_refused() -> None:
+    layer = Coupling2d(Affine(), 4, network=lambda i, o: ConvNet(i, o + 1, context_dim=2))
+    with pytest.raises(ValueError, match=r"expected shape \(3, 5, 4, 6, 6\)"):
+        layer.forward_and_ladj(torch.randn(3, 5, 4, 6, 6), torch.randn(5, 2))
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 0, 2), (3, 2, 2, 0)], ids=str)
+def test_images_without_a_pixel_are_refused(shape: tuple[int, ...]) -> None:
+    for layer in (Coupling2d(Affine(), 2), EmergingConv2d(2), PeriodicConv2d(2)):
+        for run in (layer.forward_and_ladj, layer.inverse_and_ladj):
+            with pytest.raises(ValueError, match=r"\(3, 2, ., .\), images without a pixel"):
+                run(torch.zeros(shape))
+
+
+def test_parities_of_an_odd_number_of_channels() -> None:
+    x = torch.randn(5, 3, 2, 2)
+    for parity, moved in ((0, [False, True, True]), (1, [True, True, False])):
+        layer = Coupling2d(Affine(), 3, parity=parity, network=NETWORK)
+        perturb(layer, 1.0)
+        changed = (layer.forward_and_ladj(x)[0] != x).flatten(2).any(2).any(0)
+        assert changed.tolist() == moved
 
 
 def test_additive_couplings_keep_volumes() -> None:

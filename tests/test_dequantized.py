@@ -24,7 +24,7 @@ from pyro_nf.distributions import (
     Flow,
 )
 from pyro_nf.infer._validation import without_validation
-from pyro_nf.transforms import Coupling, FlowTransform, Logit, LULinear, Reshape
+from pyro_nf.transforms import Coupling, FlowTransform, Logit, Reshape
 
 torch.set_num_threads(1)
 
@@ -167,6 +167,8 @@ def test_bits_per_dim_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not pieces.requires_grad
     assert Dequantized(images(), 4).bits_per_dim(integers(0, 1, 2, 3)).shape == (0,)
     assert Dequantized(images(), 4).bits_per_dim(integers(1, 2, 3)).shape == ()
+    assert module.bits_per_dim(integers(2, 0, 1, 2, 3), torch.zeros(0, 3)).shape == (2, 0)
+    assert module.bits_per_dim(integers(0, 1, 2, 3), torch.zeros(3)).shape == (0,)
 
 
 def test_a_fresh_flow_of_images_takes_two_bits_for_four_levels() -> None:
@@ -262,61 +264,6 @@ def test_copies_and_state() -> None:
         assert torch.equal(scores[0], scores[1])
         assert torch.equal(scores[0], scores[2])
     assert "levels=17" in repr(module)
-
-
-@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's own, while it traces
-def test_compiled_passes_are_used() -> None:
-    module = Dequantized(vectors(), 17, dequantizer=vectors(context_dim=2))
-    torch.manual_seed(0)
-    want = module().log_prob(integers(5, 2))
-    module.compile(backend="eager")
-    torch.manual_seed(0)
-    torch.testing.assert_close(module().log_prob(integers(5, 2)), want)
-    assert module.flow._compiled is not None
-    module.recompute_activations(2)
-    assert module.flow.transform.recompute_segments == 2
-
-
-def test_side_results_of_both_flows() -> None:
-    class Reporting(LULinear):
-        side_results = ("size",)
-
-        def forward_and_ladj(self, x, context=None):
-            self.record("size", x.square().sum(-1))
-            return super().forward_and_ladj(x, context)
-
-        def inverse_and_ladj(self, y, context=None):
-            self.record("size", y.square().sum(-1))
-            return super().inverse_and_ladj(y, context)
-
-    flow = Flow(DiagonalNormal(2), Reporting(2), support=UNIT)
-    noise = Flow(DiagonalNormal(2, context_dim=2), Reporting(2), support=UNIT)
-    flow.aux_weights = {"size": 0.1}
-    module = Dequantized(flow, 4, dequantizer=noise)
-    with module.auxiliary() as results:
-        module().log_prob(integers(5, 2))
-    assert results["size"].shape == (5,)
-    assert module.aux_weights == {"size": 0.1}
-
-
-@pytest.mark.parametrize("draws", [1, 3])
-def test_maps_and_compiles(draws: int) -> None:
-    module, x = Dequantized(vectors(), 17, draws=draws), integers(5, 2)
-    parameters = dict(module.named_parameters())
-
-    def score(parameters, x):
-        return torch.func.functional_call(module, parameters, ()).log_prob(x)
-
-    # Uniform noise alone: torch draws normal numbers in place, which its vmap refuses.
-    each = torch.vmap(torch.func.grad(score), (None, 0), randomness="different")
-    assert all(g.shape[0] == 5 for g in each(parameters, x).values())
-    other = Dequantized(module.flow, 17, dequantizer=vectors(context_dim=2), draws=draws)
-    with without_validation():
-        for d in (module, other):
-            compiled = torch.compile(
-                lambda x, d=d: d().log_prob(x), fullgraph=True, backend="eager"
-            )
-            assert compiled(x).shape == (5,)
 
 
 # In Pyro

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import constraints
@@ -102,11 +103,34 @@ def test_fit_resumes_to_the_bit(given: str, tmp_path) -> None:
     )
 
 
-def test_fit_keeps_integers_of_8_bits() -> None:
-    x = two_columns(100)
-    for data in (x, x.numpy()):
+WIDER = {"uint16": torch.int32, "uint32": torch.int64, "uint64": torch.int64}
+
+
+@pytest.mark.parametrize(
+    "name", ["uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64"]
+)
+def test_fit_keeps_integers_in_their_dtype(name: str) -> None:
+    x, dtype = two_columns(100), getattr(torch, name)
+    swapped = np.dtype(name).newbyteorder("S")
+    for data in (x.to(dtype), x.numpy().astype(name), x.numpy().astype(swapped)):
         rows = Expected.by(Dequantized(spline_flow(), 8)).pair(data, None)[0]
-        assert rows.dtype == torch.uint8
+        assert rows.dtype == WIDER.get(name, dtype)
+        assert torch.equal(rows, x.to(rows.dtype))
+
+
+def test_fit_takes_arrays_of_16_bits() -> None:
+    for name in ("int16", "uint16"):
+        result = fit_density(
+            Dequantized(spline_flow(), 8), two_columns(100).numpy().astype(name), max_steps=3
+        )
+        assert result.steps == 3
+
+
+@pytest.mark.parametrize("dtype", [np.float32, bool])
+def test_fit_names_the_way_of_arrays_to_integers(dtype: type) -> None:
+    message = r"dtype torch\.(float32|bool).*data\.astype\(int\), if the values are these"
+    with pytest.raises(TypeError, match=message):
+        fit_density(Dequantized(spline_flow(), 8), two_columns(9).numpy().astype(dtype))
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,26 @@ def test_a_singular_plain_matrix_raises_or_gives_nan() -> None:
     torch.testing.assert_close(layer.inverse_and_ladj(layer(x))[0], x, atol=5e-3, rtol=0)
 
 
+@pytest.mark.parametrize(
+    "scales",
+    [([1.0, 1e-8], [1.0, 1.0]), ([1.0, 1.0], [1e-15, 1e10]), ([1e20, 1e-9], [1e-9, 1e9])],
+    ids=["rows", "columns", "both"],
+)
+def test_channels_of_any_scale_are_not_singular(scales: tuple[list[float], list[float]]) -> None:
+    layer, x = T.InvertibleConv1x1(2, "plain"), draws(3, 2, 2, 2).float()
+    rows, columns = map(torch.tensor, scales)
+    weight = rows[:, None] * torch.tensor([[1.0, 0.5], [-0.3, 0.8]]) * columns
+    layer.mixing.weight.data = weight
+    inverse = torch.linalg.inv(weight.double())
+    want = torch.einsum("ij,njhw->nihw", inverse, x.double())
+    got, ladj = layer.inverse_and_ladj(x)
+    torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=0)
+    log_det = -4 * torch.linalg.slogdet(weight.double())[1]
+    torch.testing.assert_close(ladj.double(), log_det.expand(3), rtol=1e-5, atol=1e-4)
+    (grad,) = torch.autograd.grad(layer.forward_and_ladj(x)[1].sum(), layer.mixing.weight)
+    torch.testing.assert_close(grad.double(), 12 * inverse.mT, rtol=1e-4, atol=0)
+
+
 def test_bad_convolutions_are_refused() -> None:
     with pytest.raises(ValueError, match="weight='lu'. Pass one of 'plu', 'qr', 'plain'"):
         T.InvertibleConv1x1(3, "lu")

@@ -61,6 +61,40 @@ def test_norms_bound_the_operator(shape: tuple[int, ...], size: tuple[int, int])
         assert torus_norm(weight, size) >= want * (1 - 1e-12)
 
 
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+@pytest.mark.parametrize("size", [*itertools.product(range(1, 5), repeat=2)], ids=str)
+def test_bounds_are_close_also_where_the_kernel_exceeds_the_image(
+    kernel: int, size: tuple[int, int]
+) -> None:
+    torch.manual_seed(7)
+    for channels in ((1, 1), (4, 8), (16, 12)):
+        limit = ConvLimit((*channels, kernel, kernel), size, 0.9, "exact")
+        weight = torch.randn(*channels, kernel, kernel).double()
+        want = torch.linalg.matrix_norm(matrix(weight, size), 2)
+        assert want * (1 - 1e-12) <= limit.exact(weight) <= 1.3 * want
+
+
+def test_images_of_one_pixel_are_exact_and_their_unseen_taps_have_no_gradient() -> None:
+    weight = torch.randn(40, 50, 3, 5).double().requires_grad_()
+    limit = ConvLimit((40, 50, 3, 5), (1, 1), 0.9, "exact")
+    want = torch.linalg.matrix_norm(matrix(weight.detach(), (1, 1)), 2)
+    norm = limit.exact(weight)
+    torch.testing.assert_close(norm.detach(), want, rtol=1e-12, atol=0)
+    grad = torch.autograd.grad(norm, weight)[0]
+    assert grad[:, :, 1, 2].abs().min() > 0
+    grad[:, :, 1, 2] = 0
+    assert not grad.any()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3), (2, 3)], ids=str)
+def test_norms_of_cropped_kernels_are_twice_differentiable(size: tuple[int, int]) -> None:
+    torch.manual_seed(8)
+    weight = torch.randn(2, 1, 5, 5).double().requires_grad_()
+    limit = ConvLimit((2, 1, 5, 5), size, 0.9, "exact")
+    assert torch.autograd.gradcheck(limit.exact, weight)
+    assert torch.autograd.gradgradcheck(limit.exact, weight)
+
+
 def test_the_torus_is_close_for_large_images() -> None:
     torch.manual_seed(2)
     weight = torch.randn(3, 2, 3, 3).double()
@@ -102,6 +136,7 @@ def test_norms_are_exact_unless_that_is_dear() -> None:
     assert ConvLimit((32, 4, 3, 3), (16, 16), 0.9, "auto").steady
     assert ConvLimit((512, 512, 1, 1), (8, 8), 0.9, "auto").norm == "power"
     assert ConvLimit((64, 64, 3, 3), (32, 32), 0.9, "auto").norm == "power"
+    assert ConvLimit((128, 128, 7, 7), (1, 1), 0.9, "auto").norm == "exact"
     assert not LipschitzConvNet((2, 4, 4), norm="power").steady
     assert LipschitzConvNet((2, 4, 4)).steady
 

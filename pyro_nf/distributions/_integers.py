@@ -10,11 +10,16 @@ from torch import Tensor
 from pyro_nf._tracing import is_compiled_or_mapped
 
 # Torch has these for storage, and next to no arithmetic on them.
-_STORED = (torch.uint16, torch.uint32, torch.uint64)
+_WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
 
 
-def checked_integers(owner: str, name: str, value: Any, levels: int) -> Tensor:
-    """Returns a tensor of integers as one that torch computes with, or raises by its dtype."""
+def checked_integers(
+    owner: str, name: str, value: Any, levels: int, convert: str = "long()"
+) -> Tensor:
+    """Returns a tensor of integers as one that torch computes with, or raises by its dtype.
+
+    ``convert`` is the method by which the caller's data become integers.
+    """
     if not isinstance(value, Tensor):
         raise TypeError(
             f"{owner} got {name} of type {type(value).__name__}. Pass a tensor of integers: "
@@ -23,9 +28,9 @@ def checked_integers(owner: str, name: str, value: Any, levels: int) -> Tensor:
     if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
         raise TypeError(
             f"{owner} got {name} of dtype {value.dtype} for a Dequantized flow. Pass integers "
-            f"0..{levels - 1}: {name}.long(), if the values are these."
+            f"0..{levels - 1}: {name}.{convert}, if the values are these."
         )
-    return value.long() if value.dtype in _STORED else value
+    return value.to(_WIDER.get(value.dtype, value.dtype))
 
 
 def check_levels(owner: str, name: str, value: Tensor, levels: int) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_nf._checks import positive_int
+from pyro_nf._modes import in_mode
 from pyro_nf.distributions._dequantized import (
     UNIFORM,
     check_density,
@@ -45,8 +46,22 @@ class Dequantized(nn.Module):
     and learns which noise the first flow likes (variational dequantisation); it is exact where
     :math:`q(u|x)` is proportional to p within the cell. Gradients reach both flows.
 
-    It serves as a likelihood under SVI, ``fit_density`` trains it on integers, and ``sample``
-    draws integers exactly. HMC and NUTS need a deterministic density and cannot use it.
+    It serves as a likelihood under SVI, and ``fit_density`` trains it on integers. ``sample``
+    floors draws of the flow and clamps them to the levels: exact up to the mass that the flow puts
+    outside of [0, 1], which P lacks; none with ``Logit(alpha=0.0)`` or
+    ``support=constraints.unit_interval``.
+
+    Warning:
+        HMC and NUTS need a deterministic density. With an observation of this one they run, and
+        give wrong posteriors without an error.
+
+    Warning:
+        Noise in a flow's own log-determinant biases the bound upwards under several draws, which
+        are importance weights. Layers that estimate theirs, most of them while training with more
+        than 64 dimensions (:class:`~pyro_nf.transforms.InvertibleResidual`,
+        :class:`~pyro_nf.transforms.Continuous`, :class:`~pyro_nf.transforms.ConvexPotential`),
+        train without that bias with ``draws=1``. ``bits_per_dim`` and ``estimate_log_prob`` run in
+        evaluation mode, where these layers draw nothing unless told to.
 
     Cost: K passes of the flow data -> base, and of the dequantizer base -> data, which is scored
     by the same pass. ``sample`` costs one pass of the flow.
@@ -161,9 +176,7 @@ class Dequantized(nn.Module):
         seen = scaled.reshape(*batch, self.event_shape.numel())
         if context is not None and self.dequantizer.context_dim > seen.shape[-1]:
             seen = torch.cat([seen, context.expand(*batch, -1)], -1)
-        noise = self.dequantizer(seen)
-        u = noise.rsample(lead)
-        return u, noise.log_prob(u)  # of its own draw, so nothing is inverted
+        return self.dequantizer(seen).rsample_and_log_prob(lead)
 
     def _dequantized(self, x: Tensor, u: Tensor) -> Tensor:
         """The real data that stand for integers: (x + u) / L, inside of the unit interval."""
@@ -193,8 +206,8 @@ class Dequantized(nn.Module):
         r"""Estimates :math:`-\log_2 P(x) / D`, the bits that a lossless code takes per dimension.
 
         An upper bound in expectation, the tighter the more draws. Rows are taken a few at a time:
-        memory does not grow with them, nor with the draws. Call ``.eval()`` first where layers
-        differ in training.
+        memory does not grow with them, nor with the draws. Runs in evaluation mode, and gives
+        every part the mode it had.
 
         Args:
             x: Integers, shape ``(*batch, *event_shape)``.
@@ -204,12 +217,17 @@ class Dequantized(nn.Module):
         Returns:
             Shape ``(*batch,)``.
         """
+        with in_mode(self, "eval"):
+            return self._bits_per_dim(x, context, draws)
+
+    def _bits_per_dim(self, x: Tensor, context: Tensor | None, draws: int) -> Tensor:
         x = self(context)._checked(x)
         batch, size = x.shape[: x.ndim - len(self.event_shape)], self.event_shape.numel()
         rows = x.reshape(batch.numel(), *self.event_shape)
         given = None
         if context is not None:
-            given = context.expand(*batch, -1).reshape(batch.numel(), -1)
+            size_of_context = context.shape[-1]  # -1 is ambiguous where there are no rows
+            given = context.expand(*batch, -1).reshape(batch.numel(), size_of_context)
         at_once = max(1, NUMBERS_AT_ONCE // size)
         parts = []
         for start in range(0, max(1, len(rows)), at_once):

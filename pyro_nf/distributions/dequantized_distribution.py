@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_nf._checks import positive_int
+from pyro_nf._modes import in_mode
 from pyro_nf._tracing import host_can_read
 from pyro_nf.distributions._integers import check_levels, checked_integers
 from pyro_nf.distributions.flow_distribution import FlowDistribution
@@ -28,7 +29,8 @@ class DequantizedDistribution(dist.TorchDistribution):
     .. math:: P(x) = \int_{[0,1)^D} p\bigl((x + u) / L\bigr) L^{-D} \, du
 
     ``log_prob`` is an estimate of it from below with fresh noise at each call; see
-    :class:`Dequantized`. Draws are exact.
+    :class:`Dequantized`. Draws are the flow's, floored and clamped to the levels: exact up to the
+    mass that the flow puts outside of [0, 1], which P lacks; none with ``Logit(alpha=0.0)``.
 
     Args:
         module: The dequantised flow.
@@ -83,10 +85,12 @@ class DequantizedDistribution(dist.TorchDistribution):
 
         Args:
             value: Integers of shape ``(*batch, *event_shape)``.
-            draws: Number of draws of the noise, all at once; None for the module's.
+            draws: Number of draws of the noise, all at once; None for the module's. More than one
+                is biased upwards where layers estimate their log-determinant, as in training.
 
         Returns:
-            Shape ``sample_shape + batch_shape``. Its gradient reaches flow and dequantizer.
+            Shape ``sample_shape + batch_shape``; -inf at integers that are none of the levels, if
+            they are not validated. Its gradient reaches flow and dequantizer.
         """
         count = self.module.draws if draws is None else positive_int("log_prob", "draws", draws)
         weights = self._log_weights(self._checked(value), count)
@@ -97,7 +101,7 @@ class DequantizedDistribution(dist.TorchDistribution):
         """Estimates the log probability from many draws, without gradients, in nats.
 
         The bound of ``log_prob`` with as many draws, taken a few at a time: memory does not grow
-        with them.
+        with them. Runs in evaluation mode, and gives every part the mode it had.
 
         Args:
             value: Integers of shape ``(*batch, *event_shape)``.
@@ -109,18 +113,22 @@ class DequantizedDistribution(dist.TorchDistribution):
         left = positive_int("estimate_log_prob", "draws", draws)
         x, weights = self._checked(value), []
         at_once = max(1, NUMBERS_AT_ONCE // max(1, x.numel()))
-        while left > 0:
-            weights.append(self._log_weights(x, min(at_once, left)))
-            left -= at_once
+        with in_mode(self.module, "eval"):
+            while left > 0:
+                weights.append(self._log_weights(x, min(at_once, left)))
+                left -= at_once
         return torch.cat(weights).logsumexp(0) - math.log(draws)
 
     def _log_weights(self, x: Tensor, draws: int) -> Tensor:
-        """Log p(y) - D log L - log q(u|x) of draws of u, ``(draws, *batch)``."""
+        """Log p(y) - D log L - log q(u|x) of draws of u, ``(draws, *batch)``; -inf at no level."""
         lead = (draws,) if draws > 1 else ()  # a layer's side results have the batch's shape
-        x = x.to(self.module.dtype)
+        given = x.to(self.module.dtype)
+        x = given.clamp(0, self.levels - 1)  # what is no level has finite gradients, then none
+        outside = (given != x).flatten(-len(self.event_shape)).any(-1)
         u, log_q = self.module._noise(x, self._context, lead)
         log_p = self.density.log_prob(self.module._dequantized(x, u))
         weights = log_p - log_q - self.event_shape.numel() * math.log(self.levels)
+        weights = weights.masked_fill(outside, -math.inf)
         return weights if lead else weights.unsqueeze(0)
 
     def _checked(self, value: Tensor) -> Tensor:

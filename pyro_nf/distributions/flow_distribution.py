@@ -89,11 +89,30 @@ class FlowDistribution(dist.TransformedDistribution):
         with torch.no_grad():
             return self._push(self.base_dist.sample(torch.Size(sample_shape)))
 
-    def _push(self, x: Tensor) -> Tensor:
+    def rsample_and_log_prob(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
+        """Draws with gradients and scores the draws, both by one forward pass.
+
+        Unlike ``log_prob`` of a draw it inverts nothing in any case: with dropout in training, in
+        inference mode or a compiled program, too. The draw's pass is not kept.
+
+        Args:
+            sample_shape: Shape of independent draws, in front of the batch shape.
+
+        Returns:
+            Draws of shape ``sample_shape + batch_shape + event_shape``, and their log densities,
+            ``sample_shape + batch_shape``, in nats.
+        """
+        x = self.base_dist.rsample(torch.Size(sample_shape))
+        y, ladj = self._forward(x)
+        return y, self._density(x, -ladj)
+
+    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self._passes is not None and self._passes.serve():
-            y, ladj = self._passes.push(x, self._given_context)
-        else:
-            y, ladj = self.transform.forward_and_ladj(x)
+            return self._passes.push(x, self._given_context)
+        return self.transform.forward_and_ladj(x)
+
+    def _push(self, x: Tensor) -> Tensor:
+        y, ladj = self._forward(x)
         module, context = self.transform._stamped()
         self._draw = None if module is None else Pass.remember(x, y, ladj, module, context)
         return y
@@ -120,6 +139,10 @@ class FlowDistribution(dist.TransformedDistribution):
             if self._validate_args:
                 check_values(value, self.support, self.transform)
             x, ladj = self.transform.inverse_and_ladj(value)
+        return self._density(x, ladj)
+
+    def _density(self, x: Tensor, ladj: Tensor) -> Tensor:
+        """The log density of the data that belong to ``x``, by ``ladj`` of data -> base."""
         # Event dimensions that the base couples and the transform does not, and the other way.
         uncoupled = len(self.event_shape) - self.transform.codomain.event_dim
         base_uncoupled = (

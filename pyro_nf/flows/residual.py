@@ -64,8 +64,8 @@ def residual_flow(
         context_shape: Of images: shape (channels, height, width) of a context that is a feature
             map, which enters the flow flattened.
         activation: "concat_lipswish", "lipswish", "tanh", "elu" or "softplus".
-        norm: How spectral norms are found (see :class:`~pyro_nf.nn.LipschitzMLP`, or
-            :class:`~pyro_nf.nn.LipschitzConvNet`).
+        norm: "auto", "exact" or "power": how spectral norms are found (see
+            :class:`~pyro_nf.nn.LipschitzMLP`, or :class:`~pyro_nf.nn.LipschitzConvNet`).
         log_det: "auto", "exact", "series" or "roulette".
         series: The options of the estimates.
         base: Base distribution as a module, of flat vectors; standard normal by default.

@@ -97,9 +97,9 @@ class Expected:
     def _data(self, value: Any, name: str, *, check_values: bool) -> Tensor:
         if not self.levels:
             return self._rows(value, name, self.event_shape, check_values=check_values)
-        tensor = checked_integers(
-            self.owner, name, _as_tensor(self.owner, value, name), self.levels
-        )
+        convert = "long()" if isinstance(value, Tensor) else "astype(int)"
+        tensor = _as_tensor(self.owner, value, name)
+        tensor = checked_integers(self.owner, name, tensor, self.levels, convert)
         self._check_shape(tensor, name, self.event_shape)
         if check_values:
             check_levels(self.owner, name, tensor, self.levels)
@@ -159,13 +159,11 @@ def _as_tensor(owner: str, value: Any, name: str) -> Tensor:
             f"{owner} got {name} of type {type(value).__name__}. "
             "Pass a tensor, a NumPy array or a DataLoader."
         )
-    if array.dtype.kind == "f":
-        # A copy in native byte order; torch reads neither others nor read-only memory.
-        array = np.array(array, dtype=np.float32 if array.dtype.itemsize <= 4 else np.float64)
-        return torch.from_numpy(array)
-    # A copy, since torch would warn of memory that it may not write to.
-    kept = array.dtype.kind == "b" or array.dtype == np.uint8
-    return torch.tensor(array if kept else array.astype(np.int64))
+    dtype = array.dtype.newbyteorder("=")
+    if dtype.kind == "f":
+        dtype = np.dtype(np.float32 if dtype.itemsize <= 4 else np.float64)
+    # A copy in native byte order; torch reads neither others nor read-only memory.
+    return torch.from_numpy(np.array(array, dtype=dtype))
 
 
 def _refuse_non_finite(owner: str, tensor: Tensor, name: str) -> None:

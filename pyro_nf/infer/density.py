@@ -74,7 +74,8 @@ def fit_density(
             ``DataLoader`` that yields ``x`` or ``(x, context)``. They are cast to the flow's dtype
             and, but for a loader's, kept on its device. Values that are not finite or outside of
             the flow's support are refused, a loader's when it is first read. For a dequantised
-            flow integers, which keep their dtype: 8 bits take a quarter of the memory of float32.
+            flow integers, which keep their dtype (unsigned ones of 16 bits or more, with which
+            torch computes little, become wider): 8 bits take a quarter of the memory of float32.
         context: Shape ``(rows, flow.context_dim)``, for a flow with context.
         validation: Fraction of the rows to hold out, chosen at random, or held-out ``x`` or
             ``(x, context)``, or a loader of them. 0 or None: nothing.

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from pyro_nf._precision import widen
 from pyro_nf.nn._block_values import LayerValues
 from pyro_nf.nn._linear import spread
 
@@ -96,8 +97,3 @@ class BlockLinear(nn.Module):
 
 def _bounded(log_gain: Tensor) -> Tensor:
     return log_gain / (1 + log_gain.abs() / _LARGEST_LOG_GAIN)
-
-
-def widen(x: Tensor) -> Tensor:
-    """Half precision, in which norms and products lose all digits, as float32."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

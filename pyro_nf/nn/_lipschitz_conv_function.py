@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pyro_nf.nn._contractive import Fixed, Sloped, Swish
 from pyro_nf.nn._pixel_colours import colour_pixels
 from pyro_nf.nn._smooth import SMOOTH
+from pyro_nf.nn._spectral_conv import half
 
 _TANGENTS_AT_ONCE = 2**20  # numbers in a hidden layer: 4 MiB of float32
 
@@ -135,7 +136,7 @@ class LipschitzConvFunction:
 
     def _reach(self) -> tuple[int, int]:
         """How many rows and columns away an output pixel sees."""
-        halves = [_half(layer.weight) for layer in self.layers]
+        halves = [half(layer.weight) for layer in self.layers]
         return sum(rows for rows, _ in halves), sum(columns for _, columns in halves)
 
     def _push(self, directions: Tensor, slopes: list[Tensor], columns: int) -> Tensor:
@@ -173,11 +174,7 @@ def _columns(images: Tensor) -> Tensor:
 
 
 def _convolve(weight: Tensor, images: Tensor, bias: Tensor | None = None) -> Tensor:
-    return nn.functional.conv2d(images, weight, bias, padding=_half(weight))
-
-
-def _half(weight: Tensor) -> tuple[int, int]:
-    return weight.shape[2] // 2, weight.shape[3] // 2
+    return nn.functional.conv2d(images, weight, bias, padding=half(weight))
 
 
 def _each(weight: Tensor, tangents: Tensor) -> Tensor:

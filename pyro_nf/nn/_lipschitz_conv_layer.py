@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, cast
 
-import torch
 from torch import Tensor, nn
 
+from pyro_nf._precision import widen
 from pyro_nf.nn._conditions import Conditions, ContextReader, ContextSize
 from pyro_nf.nn._lipschitz_conv_function import LipschitzConvLayer
 from pyro_nf.nn._spectral_conv import ConvLimit
@@ -37,24 +37,19 @@ class LipschitzConv(nn.Module):
 
     def read(self, conditions: Conditions | None) -> LipschitzConvLayer:
         """Reads the parameters, each once: in float32 at least, the kernel scaled."""
-        weight, bypass = self.limit(_widen(self.conv.weight)), None
-        bias = _widen(cast("Tensor", self.conv.bias))
+        weight, bypass = self.limit(widen(self.conv.weight)), None
+        bias = widen(cast("Tensor", self.conv.bias))
         if self.reads == "pairs":  # V a(z) + W (a(z) - z) = (V + W) a(z) - W z
             plain, reflected = weight.chunk(2, dim=1)
             weight, bypass = plain + reflected, -reflected
         if self.shift is None or conditions is None:
             return LipschitzConvLayer(weight, bypass, bias, None)
-        return LipschitzConvLayer(weight, bypass, bias, _widen(self.shift(conditions)))
+        return LipschitzConvLayer(weight, bypass, bias, widen(self.shift(conditions)))
 
     def refine(self) -> None:
         """Moves the vector of a power iteration along with the kernel, in place."""
-        self.limit.refine(_widen(self.conv.weight))
+        self.limit.refine(widen(self.conv.weight))
 
     def norm(self) -> Tensor:
         """Computes the spectral norm of the scaled kernel or a bound from above, a scalar."""
-        return self.limit.exact(self.limit(_widen(self.conv.weight)))
-
-
-def _widen(x: Tensor) -> Tensor:
-    """Half precision as float32, any other tensor as it is."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+        return self.limit.exact(self.limit(widen(self.conv.weight)))

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from pyro_nf._precision import widen
 from pyro_nf.nn._linear import Linear, spread
 from pyro_nf.nn._lipschitz_function import LipschitzLayer
 from pyro_nf.nn._spectral import Norm, SpectralLimit, top_singular_value
@@ -33,7 +34,7 @@ class LipschitzLinear(nn.Module):
     def read(self, context: Tensor | None, batch: torch.Size) -> LipschitzLayer:
         """Reads the parameters, each once: in float32 at least, the weight scaled."""
         raw_weight, raw_shift = self.linear.values(context)
-        weight, bypass, shift = self.limit(_widen(raw_weight)), None, _widen(raw_shift)
+        weight, bypass, shift = self.limit(widen(raw_weight)), None, widen(raw_shift)
         if self.reads == "pairs":  # V a(z) + W (a(z) - z) = (V + W) a(z) - W z
             plain, reflected = weight.chunk(2, dim=1)
             weight, bypass = plain + reflected, -reflected
@@ -42,13 +43,8 @@ class LipschitzLinear(nn.Module):
 
     def refine(self) -> None:
         """Moves the vector of a power iteration along with the weight, in place."""
-        self.limit.refine(_widen(self.linear.weight))
+        self.limit.refine(widen(self.linear.weight))
 
     def norm(self) -> Tensor:
         """Computes the exact spectral norm of the scaled weight, a scalar."""
-        return top_singular_value(self.limit(_widen(self.linear.weight)))
-
-
-def _widen(x: Tensor) -> Tensor:
-    """Half precision as float32, any other tensor as it is."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+        return top_singular_value(self.limit(widen(self.linear.weight)))

@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Norm = Literal["auto", "svd", "power"]
+Norm = Literal["auto", "exact", "svd", "power"]
 
-_LARGEST_SVD = 512  # the smaller side, up to which the exact norm costs less than the layer
+_LARGEST_EXACT = 512  # the smaller side, up to which the exact norm costs less than the layer
 _POWER_ITERATIONS = 20
 _POWER_MARGIN = 1.05
 
@@ -91,13 +91,13 @@ class SpectralLimit(NormLimit):
     Args:
         shape: Rows and columns of W.
         limit: The norm that the result does not exceed.
-        norm: "svd" for the exact norm, "power" for its estimate. "auto" is "svd" up to 512 rows or
-            columns, whichever are fewer.
+        norm: "exact" or "svd" for the exact norm, "power" for its estimate. "auto" is "exact" up
+            to 512 rows or columns, whichever are fewer.
     """
 
     def __init__(self, shape: tuple[int, int], limit: float, norm: Norm) -> None:
-        small = min(shape) <= _LARGEST_SVD
-        chosen = ("svd" if small else "power") if norm == "auto" else norm
+        small = min(shape) <= _LARGEST_EXACT
+        chosen = ("exact" if small else "power") if norm == "auto" else norm
         super().__init__(limit, shape[1], chosen)
 
     def exact(self, weight: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from pyro_nf.nn._spectral import NormLimit, top_singular_value
 ConvNorm = Literal["auto", "exact", "power"]
 
 _LARGEST_MATRIX = 32  # rows or columns, up to which a convolution is taken as a matrix
+_LARGEST_LOOSE = 256  # the same where the torus's bound is loose: below 10 ms
 _EXACT_COST = 2**22  # frequencies times channels cubed: about 10 ms
 
 
@@ -23,38 +24,49 @@ class ConvLimit(NormLimit):
         shape: Of the kernel: output channels, input channels and its two odd sides.
         size: Height and width of the images.
         limit: The norm that the result does not exceed.
-        norm: "exact" is the norm (kernels of 1×1, images of at most 32 numbers) or a bound from
-            above, by :func:`torus_norm`. "power" follows it by power iteration with a margin.
-            "auto" is "exact" unless that costs more than about ten milliseconds.
+        norm: "exact" is the norm or a bound from above, by :func:`torus_norm`. It is the norm of
+            kernels of 1×1 and of images of at most 32 numbers, where a side of the kernel reaches
+            that of the image of at most 256. "power" follows the norm by power iteration with a
+            margin. "auto" is "exact" unless that costs more than about ten milliseconds.
     """
 
     def __init__(
         self, shape: tuple[int, int, int, int], size: tuple[int, int], limit: float, norm: ConvNorm
     ) -> None:
-        outputs, inputs, *kernel = shape
-        torus = _torus(size, (kernel[0], kernel[1]))
+        outputs, inputs, *sides = shape
+        channels, kernel = min(outputs, inputs), _touching((sides[0], sides[1]), size)
+        torus = _torus(size, kernel)
         frequencies = 1 if max(kernel) == 1 else torus[0] * (torus[1] // 2 + 1)
-        cheap = frequencies * min(outputs, inputs) ** 3 <= _EXACT_COST
+        cheap = frequencies * channels**3 <= _EXACT_COST or _is_matrix(channels, kernel, size)
         chosen = ("exact" if cheap else "power") if norm == "auto" else norm
         super().__init__(limit, inputs * math.prod(size), chosen)
         self.size = size
 
     def exact(self, weight: Tensor) -> Tensor:
         """Computes the norm, of large images a bound from above."""
-        if weight.shape[2:].numel() == 1:
+        weight = cropped(weight, self.size)
+        outputs, inputs, *kernel = weight.shape
+        if max(kernel) == 1:
             return top_singular_value(weight[:, :, 0, 0])
-        small = min(weight.shape[:2]) * math.prod(self.size) <= _LARGEST_MATRIX
-        return (dense_norm if small else torus_norm)(weight, self.size)
+        as_matrix = _is_matrix(min(outputs, inputs), (kernel[0], kernel[1]), self.size)
+        return (dense_norm if as_matrix else torus_norm)(weight, self.size)
 
     def apply_to(self, weight: Tensor, right: Tensor) -> Tensor:
         """Convolves a flat image."""
         image = right.reshape(1, -1, *self.size)
-        return nn.functional.conv2d(image, weight, padding=_half(weight)).flatten()
+        return nn.functional.conv2d(image, weight, padding=half(weight)).flatten()
 
     def apply_transposed(self, weight: Tensor, left: Tensor) -> Tensor:
         """Convolves a flat image with the transposed map."""
         image = left.reshape(1, -1, *self.size)
-        return nn.functional.conv_transpose2d(image, weight, padding=_half(weight)).flatten()
+        return nn.functional.conv_transpose2d(image, weight, padding=half(weight)).flatten()
+
+
+def cropped(weight: Tensor, size: tuple[int, int]) -> Tensor:
+    """The taps of a kernel that join any two pixels of an image: the others read zeros alone."""
+    for axis, side in enumerate(_touching((weight.shape[2], weight.shape[3]), size), 2):
+        weight = weight.narrow(axis, (weight.shape[axis] - side) // 2, side)
+    return weight
 
 
 def dense_norm(weight: Tensor, size: tuple[int, int]) -> Tensor:
@@ -74,7 +86,7 @@ def dense_norm(weight: Tensor, size: tuple[int, int]) -> Tensor:
     unit_images = torch.eye(count, dtype=weight.dtype, device=weight.device)
     unit_images = unit_images.reshape(count, channels, *size)
     apply = nn.functional.conv2d if inputs <= outputs else nn.functional.conv_transpose2d
-    return top_singular_value(apply(unit_images, weight, padding=_half(weight)).flatten(1))
+    return top_singular_value(apply(unit_images, weight, padding=half(weight)).flatten(1))
 
 
 def torus_norm(weight: Tensor, size: tuple[int, int]) -> Tensor:
@@ -90,7 +102,8 @@ def torus_norm(weight: Tensor, size: tuple[int, int]) -> Tensor:
        torus's, read and written on a part of it: its norm is no larger.
 
     For images much larger than the kernel the bound is close to the norm: within 7 % for 8×8
-    pixels and a random kernel of 3×3.
+    pixels and a random kernel of 3×3. Where the kernel is as large as the image it may be twice
+    the norm.
 
     Args:
         weight: The kernel K, shape ``(outputs, inputs, k, l)``, sides odd.
@@ -143,5 +156,17 @@ def _torus(size: tuple[int, int], kernel: tuple[int, int]) -> tuple[int, int]:
     return size[0] + kernel[0] // 2, size[1] + kernel[1] // 2
 
 
-def _half(weight: Tensor) -> tuple[int, int]:
+def _touching(kernel: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """The sides of a kernel without the taps that are an image's side away or further."""
+    return min(kernel[0], 2 * size[0] - 1), min(kernel[1], 2 * size[1] - 1)
+
+
+def _is_matrix(channels: int, kernel: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Whether a convolution's norm is to be found by its matrix."""
+    loose = any(k >= n > 1 for k, n in zip(kernel, size, strict=True))
+    return channels * math.prod(size) <= (_LARGEST_LOOSE if loose else _LARGEST_MATRIX)
+
+
+def half(weight: Tensor) -> tuple[int, int]:
+    """How many rows and columns away a kernel reads."""
     return weight.shape[2] // 2, weight.shape[3] // 2

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pyro_nf._checks import choice, hidden_sizes, non_negative_int, positive_int
-from pyro_nf.nn._block_linear import BlockLinear, widen
+from pyro_nf._precision import widen
+from pyro_nf.nn._block_linear import BlockLinear
 from pyro_nf.nn._block_values import BlockResidual, BlockValues, evaluate
 from pyro_nf.nn._linear import check_inputs
 from pyro_nf.nn._monotone import MONOTONE, MonotoneName

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from pyro_nf._checks import hidden_sizes, non_negative_int, positive_float, positive_int
+from pyro_nf._precision import widen
 from pyro_nf.nn._convex import ConvexValues, activations, gradient_at, potential_at
 from pyro_nf.nn._linear import check_inputs, spread
 from pyro_nf.nn.mlp import MLP
@@ -145,13 +146,13 @@ class ConvexMLP(nn.Module):
         """
         layers = [cast("ConvexLayer", layer).values() for layer in self.layers]
         biases = [layer.bias for layer in layers]
-        mixers = [_widen(layer.mixer) for layer in layers if layer.mixer is not None]
+        mixers = [widen(layer.mixer) for layer in layers if layer.mixer is not None]
         raw = torch.cat([*biases, self.output, self.tilt, self.strength.reshape(1)])[:, None]
         if self.conditioner is not None and context is not None:
             raw = raw + spread(self.conditioner(context.movedim(-1, 0)), batch)
-        *shifts, output, tilt, strength = _widen(raw).split(self._sizes)
+        *shifts, output, tilt, strength = widen(raw).split(self._sizes)
         return ConvexValues(
-            tuple(self.sharpness * _widen(layer.weight) for layer in layers),
+            tuple(self.sharpness * widen(layer.weight) for layer in layers),
             tuple(_positive(mixer) / mixer.shape[1] for mixer in mixers),
             tuple(self.sharpness * shift for shift in shifts),
             _positive(output) / self.sharpness,
@@ -162,7 +163,7 @@ class ConvexMLP(nn.Module):
     def _at(self, x: Tensor, context: Tensor | None) -> tuple[ConvexValues, Tensor]:
         check_inputs("ConvexMLP", x, context, self.input_dim, self.context_dim)
         batch = x.shape[1:]
-        columns = _widen(x.reshape(self.input_dim, math.prod(batch)))
+        columns = widen(x.reshape(self.input_dim, math.prod(batch)))
         return self.values(context, batch), columns
 
     def extra_repr(self) -> str:
@@ -210,7 +211,3 @@ def inverse_softplus(value: float) -> float:
 
 def _positive(raw: Tensor) -> Tensor:
     return softplus(_STEEPNESS * raw)
-
-
-def _widen(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ class LipschitzMLP(LipschitzNetwork):
     ``zero_init=False``).
 
     Cost: one matrix product a layer, and one spectral norm a layer at each call, O(n³) for the
-    smaller side n of its weight ("svd") or 20 products with a vector ("power").
+    smaller side n of its weight ("exact") or 20 products with a vector ("power").
 
     Args:
         input_dim: Number of features of x.
@@ -42,10 +42,10 @@ class LipschitzMLP(LipschitzNetwork):
         context_dim: Length of the context's last axis; 0 for none.
         activation: "concat_lipswish", "lipswish", "tanh", "elu" or "softplus", all of constant 1.
             (The log-determinant's gradient needs their second derivative, which relu lacks.)
-        norm: "svd" takes exact spectral norms, so the bound always holds. "power" follows them by
-            power iteration with a margin of 5 %; :meth:`refine` moves its vectors along, and
-            second derivatives with respect to the weights hold the singular vectors fixed.
-            "auto" is "svd" for each layer with at most 512 inputs or outputs.
+        norm: "exact", or "svd", takes exact spectral norms, so the bound always holds. "power"
+            follows them by power iteration with a margin of 5 %; :meth:`refine` moves its vectors
+            along, and second derivatives with respect to the weights hold the singular vectors
+            fixed. "auto" is "exact" for each layer with at most 512 inputs or outputs.
         zero_init: Whether the last layer starts at 0.
 
     Raises:
@@ -90,7 +90,7 @@ class LipschitzMLP(LipschitzNetwork):
         self.output_dim = positive_int(owner, "output_dim", output_dim)
         self.hidden_dims = hidden_dims
         self.context_dim = non_negative_int(owner, "context_dim", context_dim)
-        choice(owner, "norm", norm, ("auto", "svd", "power"))
+        choice(owner, "norm", norm, get_args(Norm))
         concatenated = activation == "concat_lipswish"
         fan_in = [input_dim, *((2 if concatenated else 1) * width for width in self.hidden_dims)]
         linears = nn.ModuleList()

@@ -10,10 +10,9 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from pyro_nf._checks import choice, hidden_sizes
+from pyro_nf._checks import checked_image_shape, choice, hidden_sizes
 from pyro_nf.nn._conditions import (
     ContextSize,
-    checked_image_shape,
     context_size,
     read_context,
     same_conv,
@@ -59,13 +58,13 @@ class LipschitzConvNet(LipschitzNetwork):
         context_shape: ``(channels, height, width)`` of a context that is a feature map, given
             flattened: ``context_dim`` is then their product.
         activation: "concat_lipswish", "lipswish", "tanh", "elu" or "softplus", all of constant 1.
-        norm: "exact" takes the norm of a convolution of at most 32 numbers, beyond it the norm of
-            the same convolution on a torus, which is never smaller: the bound always holds.
-            "power" follows the norms by power iteration with a margin of 5 %; :meth:`refine`
-            moves its vectors along, and second derivatives with respect to the kernels hold the
-            singular vectors fixed. Convolutions have many nearly equal singular values, between
-            which it converges slowly. "auto" is "exact" for each layer unless that costs more
-            than about ten milliseconds.
+        norm: "exact" takes the norm of a convolution of at most 32 numbers (256 where a kernel is
+            as large as the image), beyond it the norm of the same convolution on a torus, which
+            is never smaller: the bound always holds. "power" follows the norms by power iteration
+            with a margin of 5 %; :meth:`refine` moves its vectors along, and second derivatives
+            with respect to the kernels hold the singular vectors fixed. Convolutions have many
+            nearly equal singular values, between which it converges slowly. "auto" is "exact" for
+            each layer unless that costs more than about ten milliseconds.
         zero_init: Whether the last layer starts at 0.
 
     Raises:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from pyro_nf._checks import non_negative_int, positive_int
+from pyro_nf._precision import narrow, widen, without_autocast
 from pyro_nf.bijections._vector import VectorBijection
 from pyro_nf.nn import MLP
 from pyro_nf.nn.mlp import Activation, Residual
 from pyro_nf.transforms._contract.features import features_first, features_last
 from pyro_nf.transforms._contract.protocol import FlowTransform
-from pyro_nf.transforms._linear.precision import narrow, widen, without_autocast
 
 
 class JointWiring(FlowTransform):

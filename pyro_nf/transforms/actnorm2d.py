@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from pyro_nf import _own_gradient
+from pyro_nf._precision import narrow, widen
 from pyro_nf.bijections._closed_form import Direction
 from pyro_nf.transforms._images.channel_scale import ChannelScale
 from pyro_nf.transforms._images.image_transform import ImageTransform, as_pass
 from pyro_nf.transforms._linear.moments import mean_and_std
-from pyro_nf.transforms._linear.precision import narrow, widen
 
 
 @final

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from pyro_nf._checks import non_negative_int, positive_float, positive_int
+from pyro_nf._precision import narrow, widen
 from pyro_nf.nn import MLP
 from pyro_nf.nn.mlp import Activation, Residual
 from pyro_nf.transforms._contract.features import features_first, features_last
 from pyro_nf.transforms._contract.protocol import FlowTransform
 from pyro_nf.transforms._linear.moments import mean_and_std
-from pyro_nf.transforms._linear.precision import narrow, widen
 
 
 class BatchNorm(FlowTransform):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_nf._checks import choice
+from pyro_nf._precision import as_parameters, without_autocast
 from pyro_nf.bijections import Root
 from pyro_nf.bijections._root import check_root
 from pyro_nf.nn._block_values import BlockResidual, BlockValues, evaluate
@@ -19,7 +20,6 @@ from pyro_nf.transforms._block.sweep import block_sweep
 from pyro_nf.transforms._block.walk import Search
 from pyro_nf.transforms._contract.features import features_first, features_last
 from pyro_nf.transforms._contract.protocol import FlowTransform
-from pyro_nf.transforms._linear.precision import as_parameters, without_autocast
 
 
 class BlockAutoregressive(FlowTransform):

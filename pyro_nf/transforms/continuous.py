@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_nf._checks import choice, finite_float, positive_float
+from pyro_nf._precision import as_parameters, narrow, widen, without_autocast
 from pyro_nf.nn.field import Field, Values
 from pyro_nf.transforms._continuous.boundary import (
     OWNER,
@@ -40,7 +41,6 @@ from pyro_nf.transforms._continuous.solver import Direction, Solver
 from pyro_nf.transforms._continuous.weighted import warn_if_weighted
 from pyro_nf.transforms._contract.bayesian import bind_samples, holds_samples
 from pyro_nf.transforms._contract.protocol import FlowTransform
-from pyro_nf.transforms._linear.precision import as_parameters, narrow, widen, without_autocast
 
 
 class Continuous(FlowTransform):

@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from pyro_nf._checks import choice, positive_int
+from pyro_nf._precision import as_parameters, narrow, widen, without_autocast
 from pyro_nf.bijections import Root
 from pyro_nf.nn._convex import ConvexValues, Hessian, activations, gradient_at
 from pyro_nf.nn.convex import ConvexMLP
@@ -15,7 +16,6 @@ from pyro_nf.transforms._contract.features import features_first, features_last
 from pyro_nf.transforms._contract.protocol import FlowTransform
 from pyro_nf.transforms._convex.inverse import SolverName, invert
 from pyro_nf.transforms._convex.log_det import exact_log_det, stochastic_log_det
-from pyro_nf.transforms._linear.precision import as_parameters, narrow, widen, without_autocast
 
 LogDet = Literal["auto", "exact", "lanczos"]
 

@@ -45,16 +45,19 @@ class Coupling2d(ImageTransform):
         bijection: The scalar bijection f.
         channels: Number C of channels; at least 2 for ``mask="channels"``.
         mask: "channels" keeps the first ⌊C/2⌋ channels, "checkerboard" every second pixel.
-        parity: 1 exchanges kept and moved, 0 does not: give it alternating values along a chain.
+        parity: Give it alternating values along a chain. 1 keeps the last ⌊C/2⌋ channels, or the
+            pixels that 0 moves: of an even number of channels it exchanges kept and moved, of an
+            odd one the middle channel is moved by both.
         network: Makes the network from the numbers of its input and output channels, such as
             ``functools.partial(pyro_nf.nn.ConvNet, hidden_channels=(32, 32), context_dim=3)``. It
             maps ``(*batch, input, H, W)``, with a context ``(*context_batch, context_dim)`` beside
             it if it has an attribute ``context_dim`` above 0, to ``(*batch, output, H, W)``.
 
     Raises:
-        TypeError: If the bijection is no instance of one of the real line, or the network is no
-            module.
-        ValueError: If a size is out of range or an option unknown.
+        TypeError: If the bijection is no instance of one of the real line, or the network no
+            function that makes a module.
+        ValueError: If a size is out of range or an option unknown; in use, if the network's
+            output has another shape.
 
     References:
         - Density estimation using Real NVP (Dinh et al., 2017), arXiv:1605.08803, section 3.4.
@@ -97,12 +100,17 @@ class Coupling2d(ImageTransform):
                 f"{owner}(channels={channels}) got mask='channels', which needs two halves. Pass "
                 "mask='checkerboard', or squeeze the image first: Squeeze()."
             )
+        remedy = (
+            "Pass a function of input and output channels that returns a module, such as the "
+            "class pyro_nf.nn.ConvNet."
+        )
+        if isinstance(network, nn.Module) or not callable(network):
+            raise TypeError(f"{owner} got a network of type {type(network).__name__}. {remedy}")
         parts = self._partition
         self.network = network(parts.read_channels, bijection.param_count * parts.moved_channels)
         if not isinstance(self.network, nn.Module):
             raise TypeError(
-                f"{owner} got a network that makes {type(self.network).__name__}. Pass a function "
-                "of input and output channels that returns a module, such as pyro_nf.nn.ConvNet."
+                f"{owner} got a network that makes {type(self.network).__name__}. {remedy}"
             )
         self.context_dim = cast("int", getattr(self.network, "context_dim", 0))
 
@@ -128,12 +136,26 @@ class Coupling2d(ImageTransform):
             return as_pass(mapped[0].movedim(-1, 1), mapped[1], batch)
         read = move.partition.read(pixels).movedim(-1, 1)
         if context is None:
-            made = self.network(read)
+            made = self._made(read)
         else:  # its rows belong to the batch
-            made = self.network(read.reshape(*batch, *read.shape[1:]), context)
+            made = self._made(read.reshape(*batch, *read.shape[1:]), context)
             made = made.reshape(len(rows), *made.shape[-3:])
         moved, ladj = move(pixels, made.movedim(1, -1))
         return as_pass(moved.movedim(-1, 1), ladj, batch)
+
+    def _made(self, read: Tensor, *context: Tensor) -> Tensor:
+        """Calls the network, and raises if its output is not of the right shape."""
+        made = self.network(read, *context)
+        outputs = self.bijection.param_count * self._partition.moved_channels
+        expected = torch.Size([*read.shape[:-3], outputs, *read.shape[-2:]])
+        if not isinstance(made, Tensor) or made.shape != expected:
+            got = f"shape {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+            raise ValueError(
+                f"Coupling2d got {got} from its {type(self.network).__name__}, of images of "
+                f"shape {tuple(read.shape)}; expected shape {tuple(expected)}. Make a network of "
+                "the output channels it is given, which keeps height and width."
+            )
+        return made
 
     def extra_repr(self) -> str:
         """The bijection, the mask and the sizes."""

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from pyro_nf._checks import positive_int
+from pyro_nf._precision import narrow, widen, without_autocast
 from pyro_nf.bijections._matrices import solve_columns, well_conditioned
 from pyro_nf.transforms._images.channel_map import at_each_pixel
 from pyro_nf.transforms._images.corner_conv import convolve, solve, turned
 from pyro_nf.transforms._images.image_transform import ImageTransform, as_pass
-from pyro_nf.transforms._linear.precision import narrow, widen, without_autocast
 
 _LOG_SCALE_BOUND = 5.0
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from pyro_nf._checks import positive_int
+from pyro_nf._precision import narrow, widen, without_autocast
 from pyro_nf.transforms._images.channel_weights import PlainWeight
 from pyro_nf.transforms._images.determinant import Factors, factorize
 from pyro_nf.transforms._images.image_transform import ImageTransform, as_pass
-from pyro_nf.transforms._linear.precision import narrow, widen, without_autocast
 
 
 @final

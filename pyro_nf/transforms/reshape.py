@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_nf._checks import positive_int
+from pyro_nf._checks import checked_shape
 from pyro_nf.transforms._contract.boundary import check_context, check_tensor
 from pyro_nf.transforms._contract.protocol import FlowTransform
 
@@ -42,8 +42,8 @@ class Reshape(FlowTransform):
     def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
         super().__init__()
         owner = type(self).__name__
-        self.in_shape = checked_shape(owner, "in_shape", in_shape)
-        self.out_shape = checked_shape(owner, "out_shape", out_shape)
+        self.in_shape = torch.Size(checked_shape(owner, "in_shape", in_shape))
+        self.out_shape = torch.Size(checked_shape(owner, "out_shape", out_shape))
         before, after = math.prod(self.in_shape), math.prod(self.out_shape)
         if before != after:
             raise ValueError(
@@ -127,10 +127,3 @@ class Flatten(Reshape):
     def extra_repr(self) -> str:
         """The shape of an image, for ``repr``."""
         return f"{tuple(self.in_shape)}"
-
-
-def checked_shape(owner: str, name: str, shape: Any) -> torch.Size:
-    """Returns ``shape`` if it is a sequence of positive integers, else raises."""
-    if isinstance(shape, (str, Tensor)) or not isinstance(shape, Sequence):
-        raise TypeError(f"{owner} got {name}={shape!r}. Pass a shape such as (3, 32, 32).")
-    return torch.Size(positive_int(owner, f"{name}[{i}]", n) for i, n in enumerate(shape))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_nf._precision import widen
 from pyro_nf.transforms._contract.features import features_first
 from pyro_nf.transforms._linear.affine_map import AffineMap
 from pyro_nf.transforms._linear.moments import mean_and_std
-from pyro_nf.transforms._linear.precision import widen
 
 
 class Standardize(AffineMap):

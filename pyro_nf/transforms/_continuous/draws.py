@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pyro_nf.transforms._linear.precision import widen
+from pyro_nf._precision import widen
 
 Probe = Literal["rademacher", "gaussian"]
 

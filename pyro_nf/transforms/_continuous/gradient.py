@@ -9,6 +9,7 @@ import torch
 import torchdiffeq
 from torch import Tensor
 
+from pyro_nf._precision import without_autocast
 from pyro_nf.transforms._continuous.dormand_prince import dormand_prince_step
 from pyro_nf.transforms._continuous.dynamics import END_TIME, Dynamics
 from pyro_nf.transforms._continuous.errors import IntegrationError
@@ -17,7 +18,6 @@ from pyro_nf.transforms._continuous.norms import AdjointNorm, adjoint_error_norm
 from pyro_nf.transforms._continuous.once import once_differentiable, refuse_batched
 from pyro_nf.transforms._continuous.solver import Direction, Solver
 from pyro_nf.transforms._continuous.watch import Step, Watch, watch_solve
-from pyro_nf.transforms._linear.precision import without_autocast
 
 Method = Literal["backprop", "adjoint", "checkpoint"]
 

@@ -43,7 +43,7 @@ def to_front(layer: FlowTransform, x: Tensor, context: Tensor | None, name: str)
     if context is not None:
         check_dtype(owner, "context", context, layer, "layer")
     if context is not None and context.shape[:-1] != x.shape[:-1]:
-        x = x.expand(*_common_batch(layer, x, context, name), x.shape[-1])
+        x = x.expand(*common_batch(layer, x, context, name, event_dim=1), x.shape[-1])
     return x.movedim(-1, 0).contiguous()
 
 
@@ -57,12 +57,16 @@ def sum_rightmost(value: Tensor, count: int) -> Tensor:
     return value.sum(tuple(range(-count, 0))) if count else value
 
 
-def _common_batch(layer: FlowTransform, x: Tensor, context: Tensor, name: str) -> torch.Size:
+def common_batch(
+    layer: FlowTransform, x: Tensor, context: Tensor, name: str, *, event_dim: int
+) -> torch.Size:
+    """The batch of events of ``event_dim`` dimensions, broadcast with the context's, or raises."""
+    batch, context_batch = x.shape[:-event_dim], context.shape[:-1]
     try:
-        return torch.broadcast_shapes(x.shape[:-1], context.shape[:-1])
+        return torch.broadcast_shapes(batch, context_batch)
     except RuntimeError:
         raise ValueError(
-            f"{type(layer).__name__} got {name} with batch shape {tuple(x.shape[:-1])} and a "
-            f"context with batch shape {tuple(context.shape[:-1])}, which do not broadcast. Give "
-            "one context for each row, or one for all."
+            f"{type(layer).__name__} got {name} with batch shape {tuple(batch)} and a context "
+            f"with batch shape {tuple(context_batch)}, which do not broadcast. Give one context "
+            f"for each {'row' if event_dim == 1 else 'image'}, or one for all."
         ) from None

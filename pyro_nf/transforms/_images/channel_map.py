@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from pyro_nf import _own_gradient
+from pyro_nf._precision import narrow, widen, without_autocast
 from pyro_nf.bijections._vector import Params
 from pyro_nf.transforms._images.channel_weights import PLUWeight
 from pyro_nf.transforms._images.image_transform import ImageTransform
 from pyro_nf.transforms._images.plu_product import PLUProduct
 from pyro_nf.transforms._joint import JointWiring
-from pyro_nf.transforms._linear.precision import narrow, widen, without_autocast
 
 
 class ChannelMap(ImageTransform):

@@ -10,6 +10,7 @@ from torch.distributions import constraints
 
 from pyro_nf._checks import non_negative_int, positive_int
 from pyro_nf.transforms._contract.boundary import check_context, check_dtype, check_tensor
+from pyro_nf.transforms._contract.features import common_batch
 from pyro_nf.transforms._contract.protocol import FlowTransform
 
 IMAGES = constraints.independent(constraints.real, 3)
@@ -50,7 +51,8 @@ class ImageTransform(FlowTransform):
         if context is not None:
             check_dtype(owner, "context", context, self, "layer")
             if context.shape[:-1] != x.shape[:-3]:
-                x = x.expand(*self._common_batch(x, context, name), *x.shape[-3:])
+                batch = common_batch(self, x, context, name, event_dim=3)
+                x = x.expand(*batch, *x.shape[-3:])
         return x
 
     def _rows(self, x: Tensor, context: Tensor | None, name: str) -> tuple[Tensor, torch.Size]:
@@ -64,22 +66,17 @@ class ImageTransform(FlowTransform):
         rows = x if len(batch) == 1 else x.reshape(math.prod(batch), *x.shape[-3:])
         return rows, batch
 
-    def _common_batch(self, x: Tensor, context: Tensor, name: str) -> torch.Size:
-        try:
-            return torch.broadcast_shapes(x.shape[:-3], context.shape[:-1])
-        except RuntimeError:
-            raise ValueError(
-                f"{type(self).__name__} got {name} with batch shape {tuple(x.shape[:-3])} and a "
-                f"context with batch shape {tuple(context.shape[:-1])}, which do not broadcast. "
-                "Give one context for each image, or one for all."
-            ) from None
-
     def _check_image(self, shape: torch.Size, name: str) -> torch.Size:
         """Returns the shape if it is one of images that the layer takes, else raises."""
         if len(shape) < 3 or shape[-3] != self.channels:
             raise ValueError(
                 f"{type(self).__name__}(channels={self.channels}) got {name} of shape "
                 f"{tuple(shape)}; expected shape (*batch, {self.channels}, height, width)."
+            )
+        if 0 in shape[-2:]:
+            raise ValueError(
+                f"{type(self).__name__} got {name} of shape {tuple(shape)}, images without a "
+                "pixel. Pass a height and a width of at least 1; the batch may be empty."
             )
         return shape
 

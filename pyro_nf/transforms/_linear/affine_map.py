@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from pyro_nf._checks import positive_int
+from pyro_nf._precision import narrow, widen
 from pyro_nf.transforms._contract.features import features_first, features_last
 from pyro_nf.transforms._contract.protocol import FlowTransform
-from pyro_nf.transforms._linear.precision import narrow, widen
 
 
 class AffineMap(FlowTransform):

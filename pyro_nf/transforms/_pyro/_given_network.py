@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from pyro_nf._checks import positive_int
+from pyro_nf._precision import widen
 from pyro_nf.bijections._vector import VectorBijection
 from pyro_nf.transforms._joint import JointWiring
-from pyro_nf.transforms._linear.precision import widen
 from pyro_nf.transforms._pyro.networks import (
     Network,
     check_network,

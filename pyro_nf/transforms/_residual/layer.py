@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from pyro_nf._checks import choice, finite_float
+from pyro_nf._precision import as_parameters, narrow, widen, without_autocast
 from pyro_nf._tracing import is_traced
 from pyro_nf.bijections import Root
 from pyro_nf.bijections._root import check_root
 from pyro_nf.nn._lipschitz_network import LipschitzNetwork
 from pyro_nf.transforms._contract.protocol import FlowTransform
-from pyro_nf.transforms._linear.precision import as_parameters, narrow, widen, without_autocast
 from pyro_nf.transforms._residual.function import Contraction
 from pyro_nf.transforms._residual.implicit import invert, is_factored
 from pyro_nf.transforms._residual.log_det import LogDet, LogDeterminant

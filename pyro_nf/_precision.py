@@ -12,7 +12,7 @@ _HALF = (torch.bfloat16, torch.float16)
 
 
 def widen(x: Tensor) -> Tensor:
-    """Half precision as float32, any other tensor as it is."""
+    """Half precision, in which sums lose all digits, as float32; any other tensor as it is."""
     return x.float() if x.dtype in _HALF else x
 
 
