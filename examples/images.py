@@ -161,7 +161,7 @@ def load(options: argparse.Namespace) -> Images:
         (x[part], None if classes is None else classes[part])
         for part in order.split([len(x) // 5, len(x) // 10, len(x) - len(x) // 5 - len(x) // 10])
     )
-    most = 100 if options.quick else MOST_TEST_IMAGES
+    most = 32 if options.quick else MOST_TEST_IMAGES
     test = test[0][:most], None if test[1] is None else test[1][:most]
     return Images(train, validation, test, levels)
 
