@@ -184,7 +184,7 @@ def test_a_network_of_ones_own() -> None:
         (
             lambda: flows.glow((1, 8, 8), context_dim=3, context_shape=(1, 2, 2)),
             ValueError,
-            "Pass one of them",
+            "glow got context_dim=3.*Leave context_dim out",
         ),
     ],
 )

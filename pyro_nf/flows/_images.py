@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import nn
 from torch.distributions import constraints
 
-from pyro_nf._checks import checked_image_shape, hidden_sizes, non_negative_int, positive_int
+from pyro_nf._checks import checked_image_shape, hidden_sizes, positive_int
 from pyro_nf.bijections import ScalarBijection
 from pyro_nf.distributions import DiagonalNormal, Flow
 from pyro_nf.flows._assemble import Support
+from pyro_nf.nn._conditions import context_size
 from pyro_nf.transforms import (
     ActNorm2d,
     Coupling2d,
@@ -103,15 +104,8 @@ def context_options(
     owner: str, context_dim: int, context_shape: ImageShape | None
 ) -> dict[str, Any]:
     """The options with which a network takes the flow's context, a vector or a feature map."""
-    non_negative_int(owner, "context_dim", context_dim)
-    if context_shape is None:
-        return {"context_dim": context_dim}
-    shape = checked_image_shape(owner, "context_shape", context_shape)
-    if context_dim not in (0, math.prod(shape)):
-        raise ValueError(
-            f"{owner} got context_dim={context_dim} and context_shape={shape}. Pass one of them."
-        )
-    return {"context_shape": shape}
+    context_size(owner, context_dim, context_shape)  # raises under the flow's name
+    return {"context_dim": context_dim, "context_shape": context_shape}
 
 
 def only_for_vectors(owner: str, **given: tuple[Any, Any]) -> None:
